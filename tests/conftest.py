@@ -1,0 +1,25 @@
+"""What every test runs under: one thread, no hub, no torchvision."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# Before anything imports torch, transformers or diffusers. Threads that compete for cores cost more than they
+# bring, results are bit for bit equal only for equal threads, and torchvision must never become a dependency.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MKL_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["MPLBACKEND"] = "Agg"
+sys.modules["torchvision"] = None  # type: ignore[assignment]
+
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+torch.set_num_interop_threads(1)
+
+# No deadline: a shared machine is slow at times. Derandomised: a red suite is red again when it is rerun.
+settings.register_profile("unifl", deadline=None, derandomize=True, max_examples=50, database=None)
+settings.load_profile("unifl")

@@ -1,0 +1,41 @@
+"""The documentation says what is true: its code runs, its pages and tests exist."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+def _python_blocks(page: Path) -> str:
+    return "\n".join(
+        re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    )
+
+
+def test_the_code_on_the_page_about_extending_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "extending.py").write_text(_python_blocks(DOCS / "extending.md"))
+    runpy.run_path("extending.py", run_name="extending")
+    printed = capsys.readouterr().out
+    assert "ReFL needs a gradient through the feedback 'counted', which has none" in printed
+    assert re.search(r"^2 -?0\.\d+$", printed, flags=re.M)
+    assert (tmp_path / "runs" / "warm" / "metrics.jsonl").exists()
+
+
+def test_every_page_is_in_the_navigation_and_exists():
+    listed = set(re.findall(r"(\S+\.md)\s*$", (ROOT / "mkdocs.yml").read_text(), flags=re.M))
+    assert listed == {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+
+
+@pytest.mark.parametrize(
+    "reference", sorted(set(re.findall(r"`(tests/\S+::\w+)`", (DOCS / "conformance.md").read_text())))
+)
+def test_conformance_names_tests_that_exist(reference):
+    file, name = reference.split("::")
+    assert f"def {name}(" in (ROOT / file).read_text()
