@@ -1,0 +1,18 @@
+"""Losses as pure functions on tensors; one value per sample unless a docstring says otherwise."""
+
+from unifl.losses.adversarial import discriminator_bce as discriminator_bce
+from unifl.losses.adversarial import generator_bounded as generator_bounded
+from unifl.losses.adversarial import generator_linear as generator_linear
+from unifl.losses.adversarial import generator_logsigmoid as generator_logsigmoid
+from unifl.losses.anchor import distance_to_start as distance_to_start
+from unifl.losses.denoising import denoising_mse as denoising_mse
+from unifl.losses.dense import cross_entropy_map as cross_entropy_map
+from unifl.losses.dense import dice_loss as dice_loss
+from unifl.losses.dense import focal_loss as focal_loss
+from unifl.losses.dense import solo_loss as solo_loss
+from unifl.losses.preference import bradley_terry as bradley_terry
+from unifl.losses.reward import hinge as hinge
+from unifl.losses.reward import linear as linear
+from unifl.losses.reward import refl_margin as refl_margin
+from unifl.losses.style import gram as gram
+from unifl.losses.style import gram_distance as gram_distance

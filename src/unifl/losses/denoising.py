@@ -1,0 +1,34 @@
+"""The loss that diffusion and flow models are pre-trained with; an anchor in feedback learning."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from unifl.losses.precision import at_least_float32
+from unifl.process.prediction import PredictionKind, from_x0_eps
+
+
+def denoising_mse(
+    raw: Float[Tensor, "b *d"],
+    x0: Float[Tensor, "b *d"],
+    eps: Float[Tensor, "b *d"],
+    alpha: Float[Tensor, " b"],
+    sigma: Float[Tensor, " b"],
+    kind: PredictionKind,
+) -> Float[Tensor, " b"]:
+    """Mean squared error of a network output against its target, per sample over all other dimensions.
+
+    Args:
+        raw: output of a network of the given kind at alpha x0 + sigma eps.
+        x0: the clean sample.
+        eps: the noise that was added.
+        alpha: weight of the data, one per sample.
+        sigma: weight of the noise, one per sample.
+        kind: what the network predicts.
+
+    Reference:
+        Ho et al., arXiv 2006.11239, eq. 14, for "epsilon".
+    """
+    error = at_least_float32(raw) - from_x0_eps(x0, eps, alpha, sigma, kind)
+    return error.square().reshape(len(error), -1).mean(1)
