@@ -1,0 +1,231 @@
+"""`unifl world build`: everything that the package ships, from nothing, in resumable stages with fixed seeds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from unifl.errors import UserError, nearest
+from unifl.models import Generator, load_generator, make_generator
+from unifl.world import pipeline
+from unifl.world.annotated import SceneImages
+from unifl.world.annotator import label_pairs
+from unifl.world.assets import ASSETS, load_critics, load_rewards
+from unifl.world.autoencoder_fit import fit_autoencoder
+from unifl.world.baselines import as_json, best_setting, early_pictures
+from unifl.world.critic_fit import fit_critics
+from unifl.world.dataset import RenderedSet, rendered_set
+from unifl.world.denoiser_fit import encode_all, fit_denoiser
+from unifl.world.judge_fit import SEEDS, fit_judge
+from unifl.world.judges import JudgeName, WorldJudge, load_judge_file, save_judge
+from unifl.world.reward_fit import fit_rewards
+from unifl.world.scenes import parse, place, sample_prompts, sample_scenes
+from unifl.world.trust import judge_numbers, pixel_ascent
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """Sizes of the build; the defaults made the packaged files."""
+
+    pictures: int = 36_000
+    judge_pictures: int = 24_000
+    critic_pictures: int = 6_000
+    autoencoder_steps: int = 1_700
+    denoiser_steps: int = 8_500
+    early_step: int = 4_500
+    judge_steps: int = 1_800
+    critic_steps: int = 1_200
+    reward_steps: int = 500
+    pair_prompts: int = 2_000
+    baseline_prompts: int = 300
+
+
+@dataclass(frozen=True)
+class Build:
+    """A build under way in a folder."""
+
+    folder: Path
+    config: BuildConfig
+
+    def autoencoder(self) -> AutoencoderKL:
+        return AutoencoderKL.from_pretrained(self.folder / "autoencoder" / "final").eval().requires_grad_(False)
+
+    def reencode(self, images: Tensor) -> Tensor:
+        """Pictures through the autoencoder and back, in [0, 1]."""
+        vae = self._loaded_autoencoder()
+        with torch.no_grad():
+            latents = vae.encode(images * 2 - 1).latent_dist.mean
+            return (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+
+    def _loaded_autoencoder(self) -> AutoencoderKL:
+        if "vae" not in _LOADED:
+            _LOADED["vae"] = self.autoencoder()
+        return _LOADED["vae"]
+
+    def train_set(self) -> RenderedSet:
+        return rendered_set(self.folder / "sets", "train", self.config.pictures, seed=1)
+
+    def judge(self, name: JudgeName) -> WorldJudge:
+        return load_judge_file(name, self.folder / "judges" / f"{name}.safetensors")
+
+    def younger_generator(self) -> Generator:
+        """The denoiser as it was half-way: its pictures are what people compared."""
+        tokens = pipeline.tokenizer()
+        model = nn.ModuleDict({"unet": pipeline.denoiser(), "text": pipeline.text_encoder(tokens)})
+        model.load_state_dict(load_file(self.folder / "denoiser" / "early.safetensors"), strict=False)
+        return make_generator(pipeline.assemble(self.autoencoder(), model["text"], tokens, model["unet"]), roles=())
+
+
+_LOADED: dict[str, AutoencoderKL] = {}
+
+
+def _autoencoder(build: Build) -> None:
+    vae = fit_autoencoder(build.train_set(), build.folder / "autoencoder", steps=build.config.autoencoder_steps)
+    vae.save_pretrained(build.folder / "autoencoder" / "final")
+
+
+def _denoiser(build: Build) -> None:
+    data, config = build.train_set(), build.config
+    latents = encode_all(build.autoencoder(), data, build.folder / "sets" / "latents.npy")
+    model = fit_denoiser(
+        latents, data.captions, build.folder / "denoiser", steps=config.denoiser_steps, early=config.early_step
+    )
+    pipe = pipeline.assemble(build.autoencoder(), model["text"], pipeline.tokenizer(), model["unet"])
+    pipe.to(torch.float16).save_pretrained(build.folder / "pipeline")
+
+
+def _judge(build: Build, name: JudgeName) -> None:
+    seed, number = SEEDS[name], build.config.judge_pictures
+    data = rendered_set(build.folder / "sets", name, number, seed=seed)
+    scenes = sample_scenes(number, seed=seed, held_out=False)
+    network = fit_judge(
+        name, data, scenes, build.folder / "judges", steps=build.config.judge_steps, reencode=build.reencode
+    )
+    save_judge(network, build.folder / "judges" / f"{name}.safetensors")
+
+
+def _critics(build: Build) -> None:
+    data = SceneImages.sample(build.config.critic_pictures, seed=31)
+    fit_critics(data, build.folder / "critics", steps=build.config.critic_steps, reencode=build.reencode)
+
+
+def _rewards(build: Build) -> None:
+    """Pairs of the younger model's pictures, a quarter of them against a real one, judged by the annotator."""
+    prompts = sample_prompts(build.config.pair_prompts, seed=41, held_out=False)
+    path = build.folder / "rewards" / "pictures.pt"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(early_pictures(build.younger_generator(), prompts, seed=41), path)
+    first, second = torch.load(path, weights_only=True)
+    second[::4] = build.reencode(_real_pictures(prompts[::4]))
+    pairs = label_pairs(build.judge("annotator"), first, second, prompts, seed=41)
+    fit_rewards(pairs, build.folder / "rewards", steps=build.config.reward_steps)
+
+
+def _real_pictures(prompts: Sequence[str]) -> Tensor:
+    import numpy as np
+
+    rng = np.random.default_rng(42)
+    return SceneImages([place(parse(prompt), rng) for prompt in prompts]).images
+
+
+def _baselines(build: Build) -> None:
+    generator = load_generator(build.folder / "pipeline", roles=())
+    judge = build.judge("validation")
+    prompts = sample_prompts(build.config.baseline_prompts, seed=51, held_out=False)
+    record = {
+        str(steps): as_json(*best_setting(generator, judge, prompts, num_steps=steps, seed=51, progress=print))
+        for steps in (4, 20)
+    }
+    (build.folder / "baselines.json").write_text(json.dumps(record, indent=1))
+
+
+def _trust(build: Build) -> None:
+    """The figures of the docs page about the judges."""
+    names: tuple[JudgeName, ...] = ("annotator", "validation", "gold")
+    record: dict[str, object] = {name: judge_numbers(build.judge(name), build.reencode) for name in names}
+    record["pixel_ascent"] = _ascent_numbers(build)
+    (build.folder / "trust.json").write_text(json.dumps(record, indent=1))
+
+
+def _ascent_numbers(build: Build, number: int = 100) -> dict[str, dict[str, float]]:
+    data = SceneImages.sample(number, seed=78, held_out=True)
+    gold = build.judge("gold")
+    before = gold(data.images, data.prompts)
+    out = {}
+    for axis, reward in load_rewards(build.folder / "rewards" / "final").items():
+        climbed = pixel_ascent(reward, data.images, data.prompts)
+        after = gold(climbed, data.prompts)
+        key = "quality" if axis == "global" else axis
+        with torch.no_grad():
+            gain = float((reward(climbed, data.prompts) - reward(data.images, data.prompts)).mean())
+        out[axis] = {
+            "reward_change": gain,
+            "gold_change": float((after[key] - before[key]).mean()),
+            "gold_quality_change": float((after["quality"] - before["quality"]).mean()),
+        }
+    return out
+
+
+def _install(build: Build) -> None:
+    """Copy what the package ships into it."""
+    for name in ("annotator", "validation", "gold"):
+        _copy(build.folder / "judges" / f"{name}.safetensors", ASSETS / "judges" / f"{name}.safetensors")
+    for name in ("pipeline", "rewards/final", "critics/final"):
+        shutil.copytree(build.folder / name, ASSETS / name.removesuffix("/final"), dirs_exist_ok=True)
+    for name in ("baselines.json", "trust.json"):
+        _copy(build.folder / name, ASSETS / name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source, target)
+
+
+STAGES: dict[str, tuple[Callable[[Build], None], str]] = {
+    "autoencoder": (_autoencoder, "autoencoder/final/config.json"),
+    "denoiser": (_denoiser, "pipeline/model_index.json"),
+    "annotator": (lambda build: _judge(build, "annotator"), "judges/annotator.safetensors"),
+    "validation": (lambda build: _judge(build, "validation"), "judges/validation.safetensors"),
+    "gold": (lambda build: _judge(build, "gold"), "judges/gold.safetensors"),
+    "critics": (_critics, "critics/final/trunk.safetensors"),
+    "rewards": (_rewards, "rewards/final/levels.json"),
+    "baselines": (_baselines, "baselines.json"),
+    "trust": (_trust, "trust.json"),
+    "install": (_install, "installed"),
+}
+
+
+def build_world(folder: Path, config: BuildConfig | None = None, stages: Sequence[str] | None = None) -> None:
+    """Run the stages that have not been run, in order; each continues where it was interrupted.
+
+    Args:
+        stages: a part of them, for spreading over machines; all by default.
+
+    Raises:
+        UserError: a stage that does not exist.
+    """
+    build = Build(folder, config or BuildConfig())
+    for name in stages or STAGES:
+        if name not in STAGES:
+            raise UserError(f"there is no stage {name!r}; did you mean {nearest(name, STAGES)!r}?")
+        run, product = STAGES[name]
+        if not (folder / product).exists():
+            print(f"[{name}]", flush=True)
+            run(build)
+
+
+def packaged_pipeline() -> StableDiffusionPipeline:
+    """The shipped pipeline in float32."""
+    return StableDiffusionPipeline.from_pretrained(ASSETS / "pipeline", torch_dtype=torch.float32)
+
+
+__all__ = ["STAGES", "Build", "BuildConfig", "build_world", "load_critics", "packaged_pipeline"]

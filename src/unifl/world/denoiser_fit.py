@@ -1,0 +1,70 @@
+"""Training of the packaged denoiser with its text encoder: the plain noise-prediction loss on cached latents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from jaxtyping import Float
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from unifl.losses.denoising import denoising_mse
+from unifl.process import DiscreteVP
+from unifl.world import pipeline
+from unifl.world.dataset import RenderedSet, batch_rows
+from unifl.world.fitting import FitConfig, fit
+
+_SEED = 21
+_DROP_CAPTION = 0.1  # so that guidance has an unconditional model to guide away from
+
+
+@torch.no_grad()
+def encode_all(vae: AutoencoderKL, data: RenderedSet, path: Path, batch_size: int = 250) -> Float[Tensor, "n c h w"]:
+    """Scaled latents of every picture, written once as fp16."""
+    if not path.exists():
+        parts = []
+        for start in tqdm(range(0, len(data), batch_size), desc="encode", mininterval=10):
+            rows = np.arange(start, min(start + batch_size, len(data)))
+            parts.append(vae.encode(data.images(rows) * 2 - 1).latent_dist.mean.half())
+        np.save(path, (torch.cat(parts).float() * vae.config.scaling_factor).half().numpy())
+    return torch.from_numpy(np.load(path))
+
+
+def fit_denoiser(
+    latents: Float[Tensor, "n c h w"], captions: list[str], folder: Path, *, steps: int, early: int, batch_size: int = 64
+) -> nn.ModuleDict:
+    """Train `unet` and `text` together from nothing.
+
+    Args:
+        early: the weights of this step are kept as `early.safetensors`: the younger model whose pictures the
+            annotators compare.
+
+    Returns:
+        a ModuleDict with the keys "unet" and "text", holding EMA weights.
+    """
+    torch.manual_seed(_SEED)
+    tokens = pipeline.tokenizer()
+    model = nn.ModuleDict({"unet": pipeline.denoiser(), "text": pipeline.text_encoder(tokens)})
+    ids = tokens([*captions, ""], padding="max_length", truncation=True, return_tensors="pt").input_ids
+    schedule = pipeline.scheduler()
+    process = DiscreteVP(schedule.alphas_cumprod)
+    num_timesteps = schedule.config.num_train_timesteps
+
+    def loss(step: int) -> Tensor:
+        rows = batch_rows(len(latents), batch_size, step, _SEED)
+        rng = torch.Generator().manual_seed(_SEED * 1_000_003 + step)
+        x0 = latents[rows].float()
+        eps = torch.randn(x0.shape, generator=rng)
+        index = torch.randint(0, num_timesteps, (batch_size,), generator=rng)
+        dropped = torch.rand(batch_size, generator=rng) < _DROP_CAPTION
+        text = model["text"](torch.where(dropped[:, None], ids[-1:], ids[rows]))[0]
+        t = (index + 1) / num_timesteps
+        raw = model["unet"](process.add_noise(x0, eps, t), index, text).sample
+        return denoising_mse(raw, x0, eps, process.alpha(t), process.sigma(t), "epsilon").mean()
+
+    config = FitConfig(steps=steps, learning_rate=1.2e-3, warmup=200, ema_decay=0.999)
+    fit(model, loss, config, folder, name="denoiser", snapshots={early: folder / "early.safetensors"})
+    return model

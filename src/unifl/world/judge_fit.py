@@ -1,0 +1,95 @@
+"""Training of a judge on rendered, damaged and re-encoded scenes; each judge has its own seed and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from unifl.world.corruption import damage
+from unifl.world.dataset import RenderedSet, batch_rows
+from unifl.world.fitting import FitConfig, fit
+from unifl.world.judges import JudgeName, JudgeNetwork
+from unifl.world.reading import GRID, split_fields
+from unifl.world.scenes import BACKGROUNDS, COLORS, SHAPES, SIZES, STYLES, Scene
+
+SEEDS: dict[str, int] = {"annotator": 101, "validation": 202, "gold": 303}
+
+
+def targets(scenes: list[Scene]) -> dict[str, Tensor]:
+    """What a perfect judge would say: maps on the grid and labels of the whole."""
+    number = len(scenes)
+    out = {
+        "object": torch.zeros(number, 1, GRID, GRID),
+        "offset": torch.zeros(number, 2, GRID, GRID),
+        **{key: torch.full((number, GRID, GRID), -100) for key in ("shape", "color", "size")},
+        "style": torch.tensor([STYLES.index(s.description.style) for s in scenes]),
+        "background": torch.tensor([BACKGROUNDS.index(s.description.background) for s in scenes]),
+        "quality": torch.tensor([s.quality for s in scenes]),
+    }
+    for b, scene in enumerate(scenes):
+        for placed in scene.objects:
+            x, y = placed.x * GRID, placed.y * GRID
+            j, i = (min(max(int(v), 0), GRID - 1) for v in (x, y))
+            out["object"][b, 0, i, j] = 1
+            out["offset"][b, :, i, j] = torch.tensor([x - j - 0.5, y - i - 0.5])
+            out["shape"][b, i, j] = SHAPES.index(placed.thing.shape)
+            out["color"][b, i, j] = COLORS.index(placed.thing.color)
+            out["size"][b, i, j] = SIZES.index(placed.thing.size)
+    return out
+
+
+def judge_loss(
+    cells: Float[Tensor, "b c g g"], whole: Float[Tensor, "b d"], truth: dict[str, Tensor], structure: Tensor
+) -> Float[Tensor, ""]:
+    """Sum of detection, attribute, style, background, quality and structure terms."""
+    cell, total = split_fields(cells, whole)
+    here = truth["object"]
+    loss = F.binary_cross_entropy_with_logits(cell["object"], here, pos_weight=torch.tensor(8.0)) * 8
+    loss = loss + ((cell["offset"] - truth["offset"]).abs() * here).sum() / here.sum()
+    for key in ("shape", "color", "size"):
+        loss = loss + F.cross_entropy(cell[key], truth[key])
+    for key in ("style", "background"):
+        loss = loss + F.cross_entropy(total[key], truth[key])
+    loss = loss + 8 * F.mse_loss(total["quality"].sigmoid(), truth["quality"])
+    return loss + 4 * F.mse_loss(total["structure"].sigmoid()[:, 0], structure)
+
+
+def fit_judge(
+    name: JudgeName,
+    data: RenderedSet,
+    scenes: list[Scene],
+    folder: Path,
+    *,
+    steps: int,
+    batch_size: int = 32,
+    reencode: Callable[[Tensor], Tensor] | None = None,
+) -> JudgeNetwork:
+    """Train one judge.
+
+    Args:
+        reencode: the packaged autoencoder's round trip; a third of the pictures go through it, since the
+            pictures to be judged do.
+    """
+    seed = SEEDS[name]
+    torch.manual_seed(seed)
+    network = JudgeNetwork(name)
+    truth = targets(scenes)
+
+    def loss(step: int) -> Tensor:
+        rows = batch_rows(len(data), batch_size, step, seed)
+        rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        images = data.images(rows)
+        if reencode is not None:
+            third = batch_size // 3
+            images = torch.cat([reencode(images[:third]), images[third:]])
+        batch = {key: value[rows] for key, value in truth.items()}
+        images, batch["quality"], structure = damage(images, batch["quality"], rng)
+        return judge_loss(*network(images), batch, structure)
+
+    fit(network, loss, FitConfig(steps=steps, learning_rate=2e-3), folder, name=name)
+    return network
