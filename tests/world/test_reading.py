@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from unifl.world.judge_fit import judge_loss, targets
-from unifl.world.reading import CELL_CHANNELS, WHOLE_CHANNELS, Found, Reading, matches, read, score, split_fields
+from unifl.world.reading import (
+    CELL_CHANNELS,
+    WHOLE_CHANNELS,
+    Found,
+    Reading,
+    matches,
+    read,
+    score,
+    split_fields,
+)
 from unifl.world.scenes import BACKGROUNDS, COLORS, SHAPES, SIZES, STYLES, Scene, parse, sample_scenes
 
 
@@ -70,6 +79,8 @@ def test_swapped_places_break_the_relation_only() -> None:
 def test_missing_and_extra_objects_break_the_count() -> None:
     wanted = parse("two small red circles, flat style, white background")
     a = Found(0.3, 0.5, "circle", "red", "small")
-    assert matches(Reading((a,), "flat", "white", (1.0,) * 4, 1.0), wanted).count(False) == 4  # count and one object
+    assert (
+        matches(Reading((a,), "flat", "white", (1.0,) * 4, 1.0), wanted).count(False) == 4
+    )  # count and one object
     many = tuple(replace(a, x=0.1 * i) for i in range(9))
     assert matches(Reading(many, "flat", "white", (1.0,) * 4, 1.0), wanted).count(False) == 1

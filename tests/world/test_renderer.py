@@ -62,7 +62,9 @@ def test_lighting_quality_is_contrast_of_light() -> None:
 
 def test_styles_differ_inside_the_object() -> None:
     body = ", {} style, white background"
-    pictures = {s: _draw("a large blue square" + body.format(s)) for s in ("flat", "outline", "hatched", "dotted")}
+    pictures = {
+        s: _draw("a large blue square" + body.format(s)) for s in ("flat", "outline", "hatched", "dotted")
+    }
     inside = {s: p[:, 24:40, 24:40] for s, p in pictures.items()}
     roughness = {s: float(p.diff(dim=-1).abs().mean()) for s, p in inside.items()}
     assert min(roughness["hatched"], roughness["dotted"]) > 2 * max(roughness["flat"], roughness["outline"])

@@ -23,12 +23,15 @@ class SceneImages:
         self._semantic = torch.cat([p.semantic for p in parts])
 
     @classmethod
-    def sample(cls, number: int, *, seed: int, min_quality: float = 0.0, held_out: bool = False) -> SceneImages:
+    def sample(
+        cls, number: int, *, seed: int, min_quality: float = 0.0, held_out: bool = False
+    ) -> SceneImages:
         """Random scenes of one side of the split; `min_quality` above 0 makes a curated set."""
         return cls(sample_scenes(number, seed=seed, held_out=held_out, min_quality=min_quality))
 
     @property
     def prompts(self) -> list[str]:
+        """Captions of all scenes."""
         return [scene.caption for scene in self.scenes]
 
     def __len__(self) -> int:

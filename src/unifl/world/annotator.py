@@ -23,7 +23,12 @@ def overall(scores: dict[str, Tensor]) -> Float[Tensor, " b"]:
 
 
 def opinions(
-    judge: WorldJudge, images: Float[Tensor, "b 3 h w"], prompts: Sequence[str], *, seed: int, noise: float = NOISE
+    judge: WorldJudge,
+    images: Float[Tensor, "b 3 h w"],
+    prompts: Sequence[str],
+    *,
+    seed: int,
+    noise: float = NOISE,
 ) -> dict[str, Float[Tensor, " b"]]:
     """Noisy scores per axis; the same seed gives the same people."""
     scores = judge(images, prompts)
@@ -33,7 +38,12 @@ def opinions(
 
 
 def label_pairs(
-    judge: WorldJudge, first: Float[Tensor, "n 3 h w"], second: Float[Tensor, "n 3 h w"], prompts: Sequence[str], *, seed: int
+    judge: WorldJudge,
+    first: Float[Tensor, "n 3 h w"],
+    second: Float[Tensor, "n 3 h w"],
+    prompts: Sequence[str],
+    *,
+    seed: int,
 ) -> PreferencePairs:
     """One comparison per axis for every pair of pictures of the same prompt."""
     a, b = opinions(judge, first, prompts, seed=seed), opinions(judge, second, prompts, seed=seed + 1)

@@ -38,7 +38,9 @@ def hinge_levels(folder: Path = ASSETS / "rewards") -> dict[str, float]:
     return {axis: row["level"] for axis, row in json.loads((folder / "levels.json").read_text()).items()}
 
 
-def load_critics(folder: Path = ASSETS / "critics") -> dict[str, StructureCritic | LayoutCritic | StyleCritic]:
+def load_critics(
+    folder: Path = ASSETS / "critics",
+) -> dict[str, StructureCritic | LayoutCritic | StyleCritic]:
     """Structure (SOLO), layout (semantic segmentation) and style (Gram matrices), around one frozen trunk."""
     trunk = load_trunk(folder)
     networks = {name: load_head(network, folder, name) for name, network in critic_networks(trunk).items()}

@@ -48,7 +48,13 @@ def best_setting(
     for spacing in SPACINGS:
         for guidance in guidances:
             images = sample(
-                generator, prompts, seed=seed, num_steps=num_steps, guidance=guidance, spacing=spacing, role=role
+                generator,
+                prompts,
+                seed=seed,
+                num_steps=num_steps,
+                guidance=guidance,
+                spacing=spacing,
+                role=role,
             )
             scores = judge(images, prompts)
             value, aligned = float(overall(scores).mean()), float(scores["alignment"].mean())
@@ -63,7 +69,9 @@ def as_json(best: Setting, tried: Sequence[Setting]) -> dict[str, object]:
     return {"best": asdict(best), "tried": [asdict(setting) for setting in tried]}
 
 
-def early_pictures(generator: Generator, prompts: Sequence[str], *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def early_pictures(
+    generator: Generator, prompts: Sequence[str], *, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Two pictures of every prompt, in a dozen steps, without and with guidance, for people to compare."""
     first = sample(generator, prompts, seed=seed, num_steps=12, guidance=1.0, spacing="trailing")
     second = sample(generator, prompts, seed=seed + 1, num_steps=12, guidance=2.0, spacing="trailing")

@@ -6,10 +6,12 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -18,7 +20,7 @@ from unifl.models import Generator, load_generator, make_generator
 from unifl.world import pipeline
 from unifl.world.annotated import SceneImages
 from unifl.world.annotator import label_pairs
-from unifl.world.assets import ASSETS, load_critics, load_rewards
+from unifl.world.assets import ASSETS, load_rewards
 from unifl.world.autoencoder_fit import fit_autoencoder
 from unifl.world.baselines import as_json, best_setting, early_pictures
 from unifl.world.critic_fit import fit_critics
@@ -36,14 +38,14 @@ class BuildConfig:
     """Sizes of the build; the defaults made the packaged files."""
 
     pictures: int = 36_000
-    judge_pictures: int = 24_000
+    judge_pictures: int = 16_000
     critic_pictures: int = 6_000
-    autoencoder_steps: int = 1_700
-    denoiser_steps: int = 8_500
-    early_step: int = 4_500
-    judge_steps: int = 1_800
-    critic_steps: int = 1_200
-    reward_steps: int = 500
+    autoencoder_steps: int = 4_500
+    denoiser_steps: int = 6_500
+    early_step: int = 3_250
+    judge_steps: int = 1_500
+    critic_steps: int = 1_000
+    reward_steps: int = 450
     pair_prompts: int = 2_000
     baseline_prompts: int = 300
 
@@ -55,25 +57,19 @@ class Build:
     folder: Path
     config: BuildConfig
 
-    def autoencoder(self) -> AutoencoderKL:
-        return AutoencoderKL.from_pretrained(self.folder / "autoencoder" / "final").eval().requires_grad_(False)
-
     def reencode(self, images: Tensor) -> Tensor:
         """Pictures through the autoencoder and back, in [0, 1]."""
-        vae = self._loaded_autoencoder()
-        with torch.no_grad():
+        vae = _autoencoder_of(self.folder)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             latents = vae.encode(images * 2 - 1).latent_dist.mean
-            return (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
-
-    def _loaded_autoencoder(self) -> AutoencoderKL:
-        if "vae" not in _LOADED:
-            _LOADED["vae"] = self.autoencoder()
-        return _LOADED["vae"]
+            return (vae.decode(latents).sample.float() / 2 + 0.5).clamp(0, 1)
 
     def train_set(self) -> RenderedSet:
+        """What the pipeline is trained on."""
         return rendered_set(self.folder / "sets", "train", self.config.pictures, seed=1)
 
     def judge(self, name: JudgeName) -> WorldJudge:
+        """A judge that is finished."""
         return load_judge_file(name, self.folder / "judges" / f"{name}.safetensors")
 
     def younger_generator(self) -> Generator:
@@ -81,24 +77,36 @@ class Build:
         tokens = pipeline.tokenizer()
         model = nn.ModuleDict({"unet": pipeline.denoiser(), "text": pipeline.text_encoder(tokens)})
         model.load_state_dict(load_file(self.folder / "denoiser" / "early.safetensors"), strict=False)
-        return make_generator(pipeline.assemble(self.autoencoder(), model["text"], tokens, model["unet"]), roles=())
+        return make_generator(
+            pipeline.assemble(_autoencoder_of(self.folder), model["text"], tokens, model["unet"]), roles=()
+        )
 
 
-_LOADED: dict[str, AutoencoderKL] = {}
+@lru_cache(maxsize=1)
+def _autoencoder_of(folder: Path) -> AutoencoderKL:
+    return AutoencoderKL.from_pretrained(folder / "autoencoder" / "final").eval().requires_grad_(False)
 
 
 def _autoencoder(build: Build) -> None:
-    vae = fit_autoencoder(build.train_set(), build.folder / "autoencoder", steps=build.config.autoencoder_steps)
+    vae = fit_autoencoder(
+        build.train_set(), build.folder / "autoencoder", steps=build.config.autoencoder_steps
+    )
     vae.save_pretrained(build.folder / "autoencoder" / "final")
 
 
 def _denoiser(build: Build) -> None:
     data, config = build.train_set(), build.config
-    latents = encode_all(build.autoencoder(), data, build.folder / "sets" / "latents.npy")
+    latents = encode_all(_autoencoder_of(build.folder), data, build.folder / "sets" / "latents.npy")
     model = fit_denoiser(
-        latents, data.captions, build.folder / "denoiser", steps=config.denoiser_steps, early=config.early_step
+        latents,
+        data.captions,
+        build.folder / "denoiser",
+        steps=config.denoiser_steps,
+        early=config.early_step,
     )
-    pipe = pipeline.assemble(build.autoencoder(), model["text"], pipeline.tokenizer(), model["unet"])
+    pipe = pipeline.assemble(
+        _autoencoder_of(build.folder), model["text"], pipeline.tokenizer(), model["unet"]
+    )
     pipe.to(torch.float16).save_pretrained(build.folder / "pipeline")
 
 
@@ -131,8 +139,6 @@ def _rewards(build: Build) -> None:
 
 
 def _real_pictures(prompts: Sequence[str]) -> Tensor:
-    import numpy as np
-
     rng = np.random.default_rng(42)
     return SceneImages([place(parse(prompt), rng) for prompt in prompts]).images
 
@@ -142,7 +148,9 @@ def _baselines(build: Build) -> None:
     judge = build.judge("validation")
     prompts = sample_prompts(build.config.baseline_prompts, seed=51, held_out=False)
     record = {
-        str(steps): as_json(*best_setting(generator, judge, prompts, num_steps=steps, seed=51, progress=print))
+        str(steps): as_json(
+            *best_setting(generator, judge, prompts, num_steps=steps, seed=51, progress=print)
+        )
         for steps in (4, 20)
     }
     (build.folder / "baselines.json").write_text(json.dumps(record, indent=1))
@@ -221,11 +229,3 @@ def build_world(folder: Path, config: BuildConfig | None = None, stages: Sequenc
         if not (folder / product).exists():
             print(f"[{name}]", flush=True)
             run(build)
-
-
-def packaged_pipeline() -> StableDiffusionPipeline:
-    """The shipped pipeline in float32."""
-    return StableDiffusionPipeline.from_pretrained(ASSETS / "pipeline", torch_dtype=torch.float32)
-
-
-__all__ = ["STAGES", "Build", "BuildConfig", "build_world", "load_critics", "packaged_pipeline"]

@@ -16,7 +16,9 @@ from unifl.world.scenes import QUALITIES
 _COLOR, _LIGHTING, _DETAIL = (QUALITIES.index(q) for q in ("color", "lighting", "detail"))
 
 
-def warp(images: Float[Tensor, "b 3 h w"], amount: Float[Tensor, " b"], rng: torch.Generator) -> Float[Tensor, "b 3 h w"]:
+def warp(
+    images: Float[Tensor, "b 3 h w"], amount: Float[Tensor, " b"], rng: torch.Generator
+) -> Float[Tensor, "b 3 h w"]:
     """Displace pixels by a smooth random field of root-mean-square length `amount` (pixels)."""
     size = images.shape[-1]
     coarse = torch.randn(len(images), 2, size // 6, size // 6, generator=rng)
@@ -43,7 +45,11 @@ def _strength(number: int, probability: float, rng: torch.Generator) -> Float[Te
 
 
 def photometric(
-    images: Float[Tensor, "b 3 h w"], quality: Float[Tensor, "b 4"], rng: torch.Generator, *, part: float = 0.5
+    images: Float[Tensor, "b 3 h w"],
+    quality: Float[Tensor, "b 4"],
+    rng: torch.Generator,
+    *,
+    part: float = 0.5,
 ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 4"]]:
     """Blur, wrong exposure and grain, which leave masks as they are.
 
@@ -65,7 +71,11 @@ def photometric(
 
 
 def damage(
-    images: Float[Tensor, "b 3 h w"], quality: Float[Tensor, "b 4"], rng: torch.Generator, *, part: float = 0.5
+    images: Float[Tensor, "b 3 h w"],
+    quality: Float[Tensor, "b 4"],
+    rng: torch.Generator,
+    *,
+    part: float = 0.5,
 ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 4"], Float[Tensor, " b"]]:
     """Warping and ghosting, then `photometric`; about `part` of the pictures are damaged at all.
 

@@ -38,20 +38,23 @@ def fit_critics(
     torch.manual_seed(_SEED)
     trunk = SharedTrunk()
     networks = nn.ModuleDict(critic_networks(trunk))
+    style = networks["style"]
+    assert isinstance(style, StyleNetwork)
     styles = torch.tensor([STYLES.index(s.description.style) for s in data.scenes])
 
     def loss(step: int) -> Tensor:
         rows = batch_rows(len(data), batch_size, step, _SEED)
         batch = collate([data[int(row)] for row in rows])
         assert batch.masks is not None and batch.labels is not None and batch.semantic is not None
-        third = batch_size // 3
-        images = torch.cat([reencode(batch.images[:third]), batch.images[third:]])
+        some = batch_size // 4
+        images = torch.cat([reencode(batch.images[:some]), batch.images[some:]])
         rng = torch.Generator().manual_seed(_SEED * 1_000_003 + step)
         images, _ = photometric(images, torch.ones(batch_size, 4), rng)
-        total = solo_loss(*networks["solo"](images), batch.masks, batch.labels).mean()
+        categories, masks = networks["solo"](images)
+        total = solo_loss(categories, masks, batch.masks, batch.labels).mean()
         logits = F.interpolate(networks["semantic"](images), scale_factor=2.0, mode="bilinear")
         total = total + cross_entropy_map(logits, batch.semantic).mean()
-        return total + F.cross_entropy(networks["style"].classify(images), styles[rows])
+        return total + F.cross_entropy(style.classify(images), styles[rows])
 
     fit(networks, loss, FitConfig(steps=steps, learning_rate=1.5e-3), folder, name="critics")
     save_family(trunk, dict(networks), folder / "final")

@@ -22,7 +22,9 @@ _DROP_CAPTION = 0.1  # so that guidance has an unconditional model to guide away
 
 
 @torch.no_grad()
-def encode_all(vae: AutoencoderKL, data: RenderedSet, path: Path, batch_size: int = 250) -> Float[Tensor, "n c h w"]:
+def encode_all(
+    vae: AutoencoderKL, data: RenderedSet, path: Path, batch_size: int = 250
+) -> Float[Tensor, "n c h w"]:
     """Scaled latents of every picture, written once as fp16."""
     if not path.exists():
         parts = []
@@ -34,7 +36,13 @@ def encode_all(vae: AutoencoderKL, data: RenderedSet, path: Path, batch_size: in
 
 
 def fit_denoiser(
-    latents: Float[Tensor, "n c h w"], captions: list[str], folder: Path, *, steps: int, early: int, batch_size: int = 64
+    latents: Float[Tensor, "n c h w"],
+    captions: list[str],
+    folder: Path,
+    *,
+    steps: int,
+    early: int,
+    batch_size: int = 64,
 ) -> nn.ModuleDict:
     """Train `unet` and `text` together from nothing.
 

@@ -51,13 +51,17 @@ def fit(
     """
     folder.mkdir(parents=True, exist_ok=True)
     parameters = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
+    )
     average = [p.detach().clone() for p in parameters]
     state = folder / f"{name}.pt"
     start = _restore(state, module, optimizer, average)
     began, module_mode = time.time(), module.training
     module.train()
-    with tqdm(range(start, config.steps), initial=start, total=config.steps, desc=name, mininterval=10) as bar:
+    with tqdm(
+        range(start, config.steps), initial=start, total=config.steps, desc=name, mininterval=10
+    ) as bar:
         for step in bar:
             _set_learning_rate(optimizer, config, step)
             value = loss(step)
@@ -97,7 +101,12 @@ def _save(
     path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, average: list[Tensor], step: int
 ) -> None:
     temporary = path.with_suffix(".tmp")
-    state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": step}
+    state = {
+        "module": module.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "average": average,
+        "step": step,
+    }
     torch.save(state, temporary)
     temporary.replace(path)
 

@@ -72,7 +72,7 @@ def fit_judge(
     """Train one judge.
 
     Args:
-        reencode: the packaged autoencoder's round trip; a third of the pictures go through it, since the
+        reencode: the packaged autoencoder's round trip; a quarter of the pictures go through it, since the
             pictures to be judged do.
     """
     seed = SEEDS[name]
@@ -85,11 +85,12 @@ def fit_judge(
         rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
         images = data.images(rows)
         if reencode is not None:
-            third = batch_size // 3
-            images = torch.cat([reencode(images[:third]), images[third:]])
+            some = batch_size // 4
+            images = torch.cat([reencode(images[:some]), images[some:]])
         batch = {key: value[rows] for key, value in truth.items()}
         images, batch["quality"], structure = damage(images, batch["quality"], rng)
-        return judge_loss(*network(images), batch, structure)
+        cells, whole = network(images)
+        return judge_loss(cells, whole, batch, structure)
 
     fit(network, loss, FitConfig(steps=steps, learning_rate=2e-3), folder, name=name)
     return network

@@ -44,7 +44,9 @@ class _ConvNeXt(nn.Module):
         super().__init__()
         self.depthwise = nn.Conv2d(width, width, 7, padding=3, groups=width)
         self.norm = nn.GroupNorm(1, width)
-        self.pointwise = nn.Sequential(nn.Conv2d(width, 3 * width, 1), nn.GELU(), nn.Conv2d(3 * width, width, 1))
+        self.pointwise = nn.Sequential(
+            nn.Conv2d(width, 3 * width, 1), nn.GELU(), nn.Conv2d(3 * width, width, 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.pointwise(self.norm(self.depthwise(x)))
@@ -97,7 +99,10 @@ class JudgeNetwork(nn.Module):
         block = {"annotator": _Residual, "validation": _ConvNeXt, "gold": _Attention}[name]
         self.trunk = _TRUNKS[name]()
         self.context = nn.Sequential(
-            nn.Conv2d(width, 96, 3, stride=2, padding=1), block(96), nn.Conv2d(96, 96, 3, stride=2, padding=1), block(96)
+            nn.Conv2d(width, 96, 3, stride=2, padding=1),
+            block(96),
+            nn.Conv2d(96, 96, 3, stride=2, padding=1),
+            block(96),
         )
         self.merge = nn.Conv2d(width + 96, width, 1)
         self.mix = block(width) if name != "gold" else _Residual(width)
@@ -105,7 +110,10 @@ class JudgeNetwork(nn.Module):
         self.summary = nn.Sequential(nn.Linear(96 + 2 * width, FEATURE_DIM), nn.SiLU())
         self.whole = nn.Linear(FEATURE_DIM, WHOLE_CHANNELS)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b c g g"], Float[Tensor, "b d"]]:
+    def forward(
+        self, images: Float[Tensor, "b 3 h w"]
+    ) -> tuple[Float[Tensor, "b c g g"], Float[Tensor, "b d"]]:
+        """Fields of every cell and of the whole; `unifl.world.reading` names them."""
         cells, summary = self._encode(images)
         return cells, self.whole(summary)
 
@@ -134,7 +142,9 @@ class WorldJudge:
         """What is in each picture."""
         return [r for part in images.split(batch_size) for r in read(*self.network(part))]
 
-    def __call__(self, images: Float[Tensor, "b 3 h w"], prompts: Sequence[str]) -> dict[str, Float[Tensor, " b"]]:
+    def __call__(
+        self, images: Float[Tensor, "b 3 h w"], prompts: Sequence[str]
+    ) -> dict[str, Float[Tensor, " b"]]:
         """Scores against the prompts (see `unifl.world.reading.score`)."""
         return score(self.read(images), prompts)
 
@@ -151,6 +161,7 @@ def save_judge(network: JudgeNetwork, path: Path) -> None:
 
 
 def load_judge_file(name: JudgeName, path: Path) -> WorldJudge:
+    """A judge from the file that `save_judge` wrote."""
     network = JudgeNetwork(name)
     network.load_state_dict({k: v.float() for k, v in load_file(path).items()})
     return WorldJudge(network, name)

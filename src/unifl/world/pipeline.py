@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import tempfile
 from pathlib import Path
 
-import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -28,7 +28,9 @@ def words() -> list[str]:
 
 def tokenizer() -> CLIPTokenizer:
     """A CLIP tokenizer whose byte-pair merges spell the world's words, one token each."""
-    letters = sorted({c for w in words() for c in w if re.fullmatch(r"[a-z,]", c)} | set("abcdefghijklmnopqrstuvwxyz"))
+    letters = sorted(
+        {c for w in words() for c in w if re.fullmatch(r"[a-z,]", c)} | set("abcdefghijklmnopqrstuvwxyz")
+    )
     pieces = [*letters, *(f"{c}</w>" for c in letters)]
     merges: list[str] = []
     for word in words():
@@ -49,7 +51,7 @@ def _bpe(parts: list[str], merges: list[str]) -> list[str]:
     """Apply byte-pair merges in the order of their rank."""
     rank = {merge: i for i, merge in enumerate(merges)}
     while True:
-        pairs = [(rank.get(f"{a} {b}", len(merges)), i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False))]
+        pairs = [(rank.get(f"{a} {b}", len(merges)), i) for i, (a, b) in enumerate(itertools.pairwise(parts))]
         best = min(pairs, default=(len(merges), 0))
         if best[0] == len(merges):
             return parts
@@ -73,6 +75,7 @@ def autoencoder() -> AutoencoderKL:
 
 
 def text_encoder(tokens: CLIPTokenizer) -> CLIPTextModel:
+    """Two layers of CLIP's text model."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokens),
@@ -90,6 +93,7 @@ def text_encoder(tokens: CLIPTokenizer) -> CLIPTextModel:
 
 
 def denoiser() -> UNet2DConditionModel:
+    """2.8 M parameters on 8 x 8 latents, cross-attention at both resolutions."""
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=LATENT_CHANNELS,
@@ -120,7 +124,9 @@ def scheduler() -> DDIMScheduler:
     )
 
 
-def assemble(vae: AutoencoderKL, text: CLIPTextModel, tokens: CLIPTokenizer, unet: UNet2DConditionModel) -> StableDiffusionPipeline:
+def assemble(
+    vae: AutoencoderKL, text: CLIPTextModel, tokens: CLIPTokenizer, unet: UNet2DConditionModel
+) -> StableDiffusionPipeline:
     """The parts as a pipeline in evaluation mode."""
     pipeline = StableDiffusionPipeline(
         vae=vae,
@@ -136,7 +142,3 @@ def assemble(vae: AutoencoderKL, text: CLIPTextModel, tokens: CLIPTokenizer, une
         part.eval().requires_grad_(False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def parameter_count(module: torch.nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())

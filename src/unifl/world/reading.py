@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,12 @@ from unifl.world.scenes import BACKGROUNDS, COLORS, QUALITIES, SHAPES, SIZES, ST
 
 GRID = 16
 _CELL_FIELDS = {"object": 1, "offset": 2, "shape": len(SHAPES), "color": len(COLORS), "size": len(SIZES)}
-_WHOLE_FIELDS = {"style": len(STYLES), "background": len(BACKGROUNDS), "quality": len(QUALITIES), "structure": 1}
+_WHOLE_FIELDS = {
+    "style": len(STYLES),
+    "background": len(BACKGROUNDS),
+    "quality": len(QUALITIES),
+    "structure": 1,
+}
 CELL_CHANNELS = sum(_CELL_FIELDS.values())
 WHOLE_CHANNELS = sum(_WHOLE_FIELDS.values())
 _THRESHOLD = 0.4
@@ -115,7 +120,7 @@ def _relation_holds(chosen: Sequence[Found | None], relation: str) -> bool:
     values = [getattr(found, axis) for found in places]
     if relation in ("right of", "below"):
         values = values[::-1]
-    return all(later - earlier > _MARGIN for earlier, later in zip(values, values[1:], strict=False))
+    return all(later - earlier > _MARGIN for earlier, later in pairwise(values))
 
 
 def score(readings: Sequence[Reading], prompts: Sequence[str]) -> dict[str, Float[Tensor, " b"]]:

@@ -195,7 +195,9 @@ def _fill(images: Tensor, p: dict[str, Tensor], i: int, d: Tensor, xx: Tensor, y
     contrast = 0.45 + 0.55 * _column(p["detail"])
     dx, dy = xx - p["pose"][:, i, 0, None, None], yy - p["pose"][:, i, 1, None, None]
     stripes = (torch.sin((dx + dy) * (2 * math.pi / 7.0)) * 1.6).clamp(-1, 1) * 0.5 + 0.5
-    dots = ((-torch.cos(dx * (2 * math.pi / 5.5)) - torch.cos(dy * (2 * math.pi / 5.5)) - 0.7) * 2.0).clamp(0, 1)
+    dots = ((-torch.cos(dx * (2 * math.pi / 5.5)) - torch.cos(dy * (2 * math.pi / 5.5)) - 0.7) * 2.0).clamp(
+        0, 1
+    )
     inside = ((-d - 2.6) / 1.2).clamp(0, 1)
     amount = torch.stack([torch.zeros_like(d), inside, stripes, dots], 1)
     amount = amount.gather(1, p["style"][:, None, None, None].expand(-1, 1, *d.shape[1:]))

@@ -22,7 +22,9 @@ _SEED = 41
 _HELD_OUT_PAIRS = 500
 
 
-def fit_rewards(pairs: PreferencePairs, folder: Path, *, steps: int, batch_size: int = 48) -> dict[str, RewardNetwork]:
+def fit_rewards(
+    pairs: PreferencePairs, folder: Path, *, steps: int, batch_size: int = 48
+) -> dict[str, RewardNetwork]:
     """Fit all axes together and write the family with its accuracies and hinge levels.
 
     The last 500 picture pairs of every axis are the validation set: a hinge level is the mean reward of its
@@ -60,7 +62,11 @@ def fit_rewards(pairs: PreferencePairs, folder: Path, *, steps: int, batch_size:
     with torch.no_grad():
         held_out = margins(list(range(number, number + _HELD_OUT_PAIRS)))
     numbers = {
-        axis: {"accuracy": float((win > lose).float().mean()), "level": float(win.mean()), "std": float(win.std())}
+        axis: {
+            "accuracy": float((win > lose).float().mean()),
+            "level": float(win.mean()),
+            "std": float(win.std()),
+        }
         for axis, (win, lose) in held_out.items()
     }
     save_family(trunk, dict(networks), folder / "final")
@@ -74,4 +80,9 @@ def _pictures(pairs: PreferencePairs) -> Tensor:
 
 def _signs(pairs: PreferencePairs, reference: PreferencePairs) -> Tensor:
     """Whether an axis prefers the same picture of each pair as the reference axis does."""
-    return torch.tensor([pairs[i].win is reference[i].win or torch.equal(pairs[i].win, reference[i].win) for i in range(len(pairs))])
+    return torch.tensor(
+        [
+            pairs[i].win is reference[i].win or torch.equal(pairs[i].win, reference[i].win)
+            for i in range(len(pairs))
+        ]
+    )

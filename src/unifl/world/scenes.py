@@ -56,6 +56,7 @@ class Description:
 
     @property
     def caption(self) -> str:
+        """The sentence that says it."""
         first = self.things[0]
         if self.relation is None:
             body = f"a {first}"
@@ -78,7 +79,9 @@ class Description:
     @property
     def held_out(self) -> bool:
         """Whether this full combination is kept for evaluation; decided by a hash of `key`."""
-        return int.from_bytes(hashlib.blake2b(self.key.encode(), digest_size=8).digest()) % _HELD_OUT_PART == 0
+        return (
+            int.from_bytes(hashlib.blake2b(self.key.encode(), digest_size=8).digest()) % _HELD_OUT_PART == 0
+        )
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ class Scene:
 
     @property
     def caption(self) -> str:
+        """What the picture is called."""
         return self.description.caption
 
 
@@ -167,7 +171,9 @@ _SPACING = {1: 0.0, 2: 29 / 64, 3: 21 / 64}
 _ALONG = {1: 1.0, 2: 0.4, 3: 0.2}  # room for drift along the axis of the group
 
 
-def place(description: Description, rng: np.random.Generator, quality: tuple[float, ...] | None = None) -> Scene:
+def place(
+    description: Description, rng: np.random.Generator, quality: tuple[float, ...] | None = None
+) -> Scene:
     """Choose what the caption leaves open.  Layout quality is order: centred, aligned and upright at 1."""
     levels = tuple(float(q) for q in (rng.random(4) if quality is None else quality))
     disorder = 1 - levels[QUALITIES.index("layout")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from PIL import Image
 
 from unifl.evaluation.grid import picture_grid, to_pil
@@ -13,13 +14,18 @@ def show_scenes(*, number: int = 24, seed: int = 0, held_out: bool = False, scal
     """Random scenes, two in a row, each beside its caption and its four qualities."""
     scenes = sample_scenes(number, seed=seed, held_out=held_out)
     images = render(scenes).images
-    return picture_grid([[image] for image in images], rows=[_words(scene) for scene in scenes], scale=scale, caption_width=420)
+    return picture_grid(
+        [[image] for image in images],
+        rows=[_words(scene) for scene in scenes],
+        scale=scale,
+        caption_width=420,
+    )
 
 
-def show_qualities(caption: str = "a large red star left of a small blue cross, hatched style, white background") -> Image.Image:
+def show_qualities(
+    caption: str = "a large red star left of a small blue cross, hatched style, white background",
+) -> Image.Image:
     """What each quality means: a row per quality, from 0 at the left to 1 at the right."""
-    import numpy as np
-
     wanted, levels = parse(caption), (0.0, 0.25, 0.5, 0.75, 1.0)
     rows = []
     for axis in QUALITIES:
@@ -28,13 +34,15 @@ def show_qualities(caption: str = "a large red star left of a small blue cross, 
             for level in levels
         ]
         rows.append([to_pil(image) for image in render(scenes).images])
-    return picture_grid(rows, rows=list(QUALITIES), columns=[f"{level:g}" for level in levels], caption_width=90)
+    return picture_grid(
+        rows, rows=list(QUALITIES), columns=[f"{level:g}" for level in levels], caption_width=90
+    )
 
 
-def show_styles(caption: str = "a large green triangle above a small purple circle, flat style, grey background") -> Image.Image:
+def show_styles(
+    caption: str = "a large green triangle above a small purple circle, flat style, grey background",
+) -> Image.Image:
     """One scene in every style."""
-    import numpy as np
-
     scenes = [
         place(parse(caption.replace("flat", style)), np.random.default_rng(2), (0.9,) * 4) for style in STYLES
     ]

@@ -18,7 +18,9 @@ from unifl.world.scenes import QUALITIES, Scene, sample_scenes
 _SEED = 77
 
 
-def judge_numbers(judge: WorldJudge, reencode: Callable[[Tensor], Tensor], *, number: int = 1000) -> dict[str, float]:
+def judge_numbers(
+    judge: WorldJudge, reencode: Callable[[Tensor], Tensor], *, number: int = 1000
+) -> dict[str, float]:
     """Attribute accuracy, style accuracy, rank correlation per quality, and what damage costs.
 
     Args:
@@ -39,7 +41,9 @@ def judge_numbers(judge: WorldJudge, reencode: Callable[[Tensor], Tensor], *, nu
     for axis in QUALITIES:
         out[f"reencoding_cost_{axis}"] = float((scores[axis] - coded_scores[axis]).mean())
     for name, images in damaged.items():
-        out[f"quality_change_{name}"] = float((judge(images, data.prompts)["quality"] - scores["quality"]).mean())
+        out[f"quality_change_{name}"] = float(
+            (judge(images, data.prompts)["quality"] - scores["quality"]).mean()
+        )
     return out
 
 

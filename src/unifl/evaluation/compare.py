@@ -1,0 +1,125 @@
+"""Paired comparison of two evaluated models: win rate on the overall score, and the change of every metric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from unifl.errors import UserError
+from unifl.evaluation.scores import ScoreTable
+from unifl.evaluation.suite import ModelResult
+from unifl.metrics.intervals import RESAMPLES, Interval, change_interval, difference_interval, ratio_interval
+from unifl.metrics.paired import MARGIN, Paired, paired_comparison
+from unifl.metrics.result import Comparison
+
+
+@dataclass(frozen=True)
+class TableComparison:
+    """``paired`` is the win rate on one metric; ``differences`` are ``a - b`` for all metrics."""
+
+    paired: Paired
+    differences: dict[str, Interval]
+
+
+def compare_tables(
+    a: ScoreTable,
+    b: ScoreTable,
+    *,
+    metric: str = "overall",
+    margin: float = MARGIN,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> TableComparison:
+    """Compare the scores of two models on the same prompts and noise.
+
+    Args:
+        a: scores of the first model.
+        b: scores of the second.
+        metric: what decides a pair.
+        margin: differences up to this size are ties.
+        resamples: number of bootstrap resamples.
+        seed: seed of the resamples.
+
+    Raises:
+        UserError: if prompts or seeds differ.
+    """
+    _check_pairing(a, b)
+    for table in (a, b):
+        table.per_prompt(metric)  # names the metrics there are if this one is missing
+    paired = paired_comparison(
+        a.values[metric], b.values[metric], margin=margin, resamples=resamples, seed=seed
+    )
+    changes = {}
+    for name in a.values.keys() & b.values.keys():
+        gap = a.per_prompt(name) - b.per_prompt(name)
+        if np.isfinite(gap).any():
+            changes[name] = difference_interval(
+                a.per_prompt(name), b.per_prompt(name), resamples=resamples, seed=seed
+            )
+    return TableComparison(paired, {name: changes[name] for name in a.values if name in changes})
+
+
+def differences(a: ModelResult, b: ModelResult) -> dict[str, Interval]:
+    """``a - b`` with interval for every metric that both have, distances and diversity included."""
+    scores = compare_tables(a.scores, b.scores).differences
+    rest = [name for name in a.metrics if name in b.metrics and name not in scores]
+    return scores | {name: change_in(name, a, b) for name in rest}
+
+
+def change_in(
+    metric: str, a: ModelResult, b: ModelResult, *, kind: Literal["difference", "ratio"] = "difference"
+) -> Interval:
+    """Paired change of one metric from ``b`` to ``a``, as a difference or a ratio, with its interval.
+
+    Distances are compared at equal ``n`` only, and through replicates on the same resamples.
+    """
+    _check_pairing(a.scores, b.scores)
+    if metric in a.replicates and metric in b.replicates:
+        first, second = a.metrics[metric], b.metrics[metric]
+        if first.n != second.n:
+            raise UserError(
+                f"{metric} was measured on {first.n} and {second.n} samples; evaluate both on the same n"
+            )
+        return change_interval(
+            first.value, a.replicates[metric], second.value, b.replicates[metric], n=first.n, kind=kind
+        )
+    if metric == "diversity":
+        if len(a.diversity) != len(b.diversity) or not len(a.diversity):
+            raise UserError(
+                "diversity was measured on different prompts; evaluate both models in the same way"
+            )
+        values = (a.diversity, b.diversity)
+    else:
+        values = (a.scores.per_prompt(metric), b.scores.per_prompt(metric))
+    return difference_interval(*values) if kind == "difference" else ratio_interval(*values)
+
+
+def compare_models(
+    results: Mapping[str, ModelResult],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    judge: str,
+    metric: str = "overall",
+    margin: float = MARGIN,
+) -> list[Comparison]:
+    """Rows of ``result.json`` for pairs of model ids."""
+    rows = []
+    for a, b in pairs:
+        missing = [name for name in (a, b) if name not in results]
+        if missing:
+            raise UserError(f"no evaluated model {missing[0]!r}; there are {', '.join(results)}")
+        outcome = compare_tables(results[a].scores, results[b].scores, metric=metric, margin=margin)
+        rows.append(Comparison.of(outcome.paired, a=a, b=b, judge=judge, metric=metric))
+    return rows
+
+
+def _check_pairing(a: ScoreTable, b: ScoreTable) -> None:
+    if a.prompts != b.prompts:
+        raise UserError("the two models were evaluated on different prompts; evaluate both on the same list")
+    if a.seeds != b.seeds:
+        raise UserError(
+            f"the two models were evaluated with seeds {a.seeds} and {b.seeds}; use the same seeds"
+        )

@@ -1,0 +1,156 @@
+"""Line charts as inline SVG that follow the colours and the font of the page that holds them.
+
+matplotlib draws with placeholder colours, which are then replaced by CSS variables, so that one drawing
+serves the light and the dark theme: ``--ink`` text, ``--line`` axes and grid, ``--s1`` to ``--s8`` series.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from unifl.evaluation.audit import Audit, Curve
+
+NUM_COLORS = 8
+_INK, _LINE = "#010203", "#010204"
+_SERIES = [f"#0102{index + 16:02x}" for index in range(NUM_COLORS)]
+_VARIABLES = {_INK: "var(--muted)", _LINE: "var(--line)"} | {
+    color: f"var(--s{index + 1})" for index, color in enumerate(_SERIES)
+}
+_RC = {
+    "svg.fonttype": "none",  # text stays text: it takes the font of the page and can be searched
+    "font.size": 9.5,
+    "axes.edgecolor": _LINE,
+    "axes.labelcolor": _INK,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "grid.color": _LINE,
+    "grid.linewidth": 0.8,
+    "axes.formatter.limits": (-3, 4),
+}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing with its title and legend; legend entries are (colour number from 1, text)."""
+
+    title: str
+    svg: str
+    legend: tuple[tuple[int, str], ...]
+
+
+def line_chart(title: str, curves: Sequence[Curve], *, width: float = 4.4, height: float = 2.35) -> Chart:
+    """Curves over training steps; long noisy ones are drawn pale with their moving average on top.
+
+    Args:
+        title: shown above the chart by the page; also makes the ids inside the SVG unique.
+        curves: at most 8 of them keep different colours.
+        width: inches at 72 px.
+        height: inches.
+    """
+    with matplotlib.rc_context({**_RC, "svg.hashsalt": title}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.add_subplot()
+        _draw(axes, curves, first_color=0)
+        axes.set_xlabel("training step")
+        return Chart(title, _svg(figure, title), _legend(curves))
+
+
+def audit_chart(title: str, audit: Audit, *, width: float = 12.0, height: float = 3.5) -> Chart:
+    """Training rewards on the left, the validation judge on the right, with a mark at the judge's best step."""
+    with matplotlib.rc_context({**_RC, "svg.hashsalt": title}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        left, right = figure.subplots(1, 2, sharex=True)
+        _draw(left, audit.rewards, first_color=0)
+        _draw(right, audit.validation, first_color=len(audit.rewards))
+        names = ("what training maximises: reward", "what it should improve: validation judge")
+        for axes, name in zip((left, right), names, strict=True):
+            axes.set_title(name, loc="left", fontsize=9.5)
+            axes.set_xlabel("training step")
+            axes.axvline(audit.best_step, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
+        late = audit.best_step > sum(right.get_xlim()) / 2  # the note goes where there is room for it
+        right.annotate(
+            f"best step {audit.best_step}",
+            (audit.best_step, 0.03),
+            xycoords=("data", "axes fraction"),
+            xytext=(-5 if late else 5, 0),
+            textcoords="offset points",
+            ha="right" if late else "left",
+        )
+        return Chart(title, _svg(figure, title), _legend((*audit.rewards, *audit.validation)))
+
+
+def smooth(values: Sequence[float]) -> list[float]:
+    """Centred moving average over a twentieth of the curve; shorter windows at the ends."""
+    half = max(1, len(values) // 40)
+    return [
+        sum(values[max(0, i - half) : i + half + 1]) / len(values[max(0, i - half) : i + half + 1])
+        for i in range(len(values))
+    ]
+
+
+def _draw(axes: Axes, curves: Sequence[Curve], *, first_color: int) -> None:
+    for index, curve in enumerate(curves):
+        color = _SERIES[(first_color + index) % NUM_COLORS]
+        noisy = _is_noisy(curve)
+        if noisy:
+            axes.plot(curve.steps, curve.values, color=color, linewidth=0.8, alpha=0.3)
+        marker = "o" if len(curve.values) <= 12 else ""
+        values = smooth(curve.values) if noisy else curve.values
+        axes.plot(curve.steps, values, color=color, linewidth=1.8, marker=marker, markersize=3.5)
+    if _spans_decades(curves):
+        axes.set_yscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.grid(axis="y")
+    axes.set_axisbelow(True)
+
+
+def _is_noisy(curve: Curve) -> bool:
+    """Long, and bending from step to step by more than a hundredth of its range."""
+    values = curve.values
+    if len(values) <= 30:
+        return False
+    bends = [abs(a - 2 * b + c) for a, b, c in zip(values, values[1:], values[2:], strict=False)]
+    return sum(bends) / len(bends) > 0.01 * (max(values) - min(values))
+
+
+def _spans_decades(curves: Sequence[Curve]) -> bool:
+    values = [value for curve in curves for value in curve.values]
+    return bool(values) and min(values) > 0 and math.log10(max(values) / min(values)) > 2
+
+
+def _legend(curves: Sequence[Curve]) -> tuple[tuple[int, str], ...]:
+    return tuple((i % NUM_COLORS + 1, curve.name) for i, curve in enumerate(curves))
+
+
+def _svg(figure: Figure, title: str) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", text)  # implied inside HTML
+    text = text.replace("xlink:href", "href")
+    text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
+    text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', text, count=1)
+    # Ids such as "axes_1" repeat in every drawing of a page and nothing refers to them.
+    text = re.sub(r' id="(?:figure|axes|patch|line2d|text|matplotlib\.axis|xtick|ytick)_\d+"', "", text)
+    for color, variable in _VARIABLES.items():
+        text = text.replace(color, variable)
+    return text

@@ -1,0 +1,317 @@
+"""Evaluate one model: draw its pictures, let a judge read them, and give every metric with its interval.
+
+Noise is paired. The picture of prompt i and seed k is asked for as ``sample_fn([prompt_i], seed=k,
+indices=[i])``, and the sampler keys its noise by (seed, index) alone, so every model, number of steps and
+batch size starts from the same noise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unifl.errors import UserError
+from unifl.evaluation.judge import Judge
+from unifl.evaluation.scores import ScoreTable, build_table
+from unifl.metrics.diversity import seed_diversity
+from unifl.metrics.frechet import frechet_distance, frechet_replicates
+from unifl.metrics.intervals import RESAMPLES, Interval, bootstrap_counts, centred_interval, mean_interval
+from unifl.metrics.kid import kernel_distance, kernel_replicates
+
+DISTANCE_RESAMPLES = (
+    400  # a distance costs far more per resample than a mean, and its interval needs less detail
+)
+
+
+@runtime_checkable
+class SampleFn(Protocol):
+    """Draws pictures ``(b, 3, h, w)`` in [0, 1]; noise depends on ``seed`` and each sample's index, nothing else."""
+
+    def __call__(self, prompts: list[str], *, seed: int, indices: list[int]) -> Tensor:
+        """One picture per prompt."""
+        ...
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """What was measured on one model, with everything that a paired comparison needs.
+
+    Attributes:
+        metrics: every metric with its interval.
+        scores: the judge's scores behind the means.
+        diversity: seed diversity of each prompt that it was measured on; empty if it was not measured.
+        replicates: bootstrap replicates of each distance, on resamples that all models share.
+        previews: the first pictures of the first seed, ``(k, 3, h, w)``; empty after loading from a file.
+        seconds: wall-clock time of sampling and judging.
+    """
+
+    metrics: dict[str, Interval]
+    scores: ScoreTable
+    diversity: Float[np.ndarray, "q"]
+    replicates: dict[str, Float[np.ndarray, "r"]]
+    previews: Float[Tensor, "k 3 h w"]
+    seconds: float
+
+    def save(self, path: str | Path) -> Path:
+        """Write scores, replicates and metrics as ``.npz`` (pictures are not included)."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays: dict[str, np.ndarray] = {
+            "prompts": np.array(self.scores.prompts),
+            "seeds": np.array(self.scores.seeds),
+            "diversity": self.diversity,
+            "seconds": np.array(self.seconds),
+        }
+        arrays |= {f"score/{name}": value for name, value in self.scores.values.items()}
+        arrays |= {f"replicates/{name}": value for name, value in self.replicates.items()}
+        arrays |= {
+            f"metric/{name}": np.array([m.value, m.low, m.high, m.n]) for name, m in self.metrics.items()
+        }
+        temporary = path.with_name(f".{path.name}.tmp")
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        temporary.replace(path)
+        return path
+
+    @staticmethod
+    def load(path: str | Path) -> ModelResult:
+        """Read what ``save`` wrote."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                data = {name: file[name] for name in file.files}
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is not a file of scores ({error}); evaluate the model again") from None
+        part = lambda prefix: {k.removeprefix(prefix): v for k, v in data.items() if k.startswith(prefix)}  # noqa: E731
+        metrics = {
+            k: Interval(float(v[0]), float(v[1]), float(v[2]), int(v[3])) for k, v in part("metric/").items()
+        }
+        prompts, seeds = tuple(str(p) for p in data["prompts"]), tuple(int(s) for s in data["seeds"])
+        table = ScoreTable(prompts, seeds, part("score/"))
+        empty = torch.zeros(0, 3, 1, 1)
+        return ModelResult(
+            metrics, table, data["diversity"], part("replicates/"), empty, float(data["seconds"])
+        )
+
+
+@torch.no_grad()
+def score_images(
+    judge: Judge,
+    images: Float[Tensor, "n 3 h w"],
+    prompts: Sequence[str],
+    *,
+    batch_size: int = 64,
+    object_counts: Sequence[int] | None = None,
+    seed: int = 0,
+) -> ScoreTable:
+    """Scores of pictures, one per prompt.
+
+    Args:
+        judge: reads the pictures.
+        images: values in [0, 1].
+        prompts: the prompt of each picture.
+        batch_size: pictures per call of the judge.
+        object_counts: objects that each prompt names; adds ``alignment_one_object`` and so on.
+        seed: noise seed of the pictures, kept so that tables can be paired.
+    """
+    if len(images) != len(prompts):
+        raise UserError(f"{len(images)} pictures for {len(prompts)} prompts; give one prompt per picture")
+    batches = [judge(images[rows], [prompts[i] for i in rows]) for rows in _batches(len(prompts), batch_size)]
+    return build_table(_concatenate(batches), prompts, seed=seed, object_counts=object_counts)
+
+
+@torch.no_grad()
+def judge_features(
+    judge: Judge, images: Float[Tensor, "n 3 h w"], *, batch_size: int = 64
+) -> Float[np.ndarray, "n d"]:
+    """A judge's features of pictures, float64, for use as a reference of ``evaluate_model``."""
+    rows = [
+        judge.features(images[i : i + batch_size]).double().cpu() for i in range(0, len(images), batch_size)
+    ]
+    return torch.cat(rows).numpy()
+
+
+@torch.no_grad()  # not inference mode: what a generator caches while sampling must stay usable for training
+def evaluate_model(
+    sample_fn: SampleFn,
+    prompts: Sequence[str],
+    judge: Judge,
+    *,
+    seeds: Sequence[int] = (0,),
+    object_counts: Sequence[int] | None = None,
+    references: Mapping[str, Float[np.ndarray, "m d"]] | None = None,
+    diversity_prompts: int = 100,
+    diversity_seeds: int = 4,
+    batch_size: int = 64,
+    num_previews: int = 16,
+    resamples: int = RESAMPLES,
+    bootstrap_seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> ModelResult:
+    """Draw and judge the pictures of one model.
+
+    Args:
+        sample_fn: draws pictures; see ``SampleFn``.
+        prompts: held-out prompts.
+        judge: reads them.
+        seeds: noise seeds; every prompt is drawn once per seed.
+        object_counts: objects that each prompt names, for the alignment subsets.
+        references: feature sets by name; each gives ``frechet_<name>`` and ``kid_<name>``. Distances use the
+            same number of samples of both sides, the smaller of the two, which is the ``n`` of the metric.
+        diversity_prompts: prompts on which seed diversity is measured, spread evenly over the list; 0 for
+            none.
+        diversity_seeds: samples of each of those prompts; what ``seeds`` lacks is drawn with the seeds that
+            follow.
+        batch_size: pictures per call of the sampler and the judge.
+        num_previews: pictures of the first seed to keep.
+        resamples: bootstrap resamples of means.
+        bootstrap_seed: seed of all resamples.
+        progress: called with (pictures done, pictures in all).
+
+    Returns:
+        Every metric with a 95 % interval over prompts, and what paired comparisons need.
+    """
+    start = time.perf_counter()
+    _check_request(prompts, seeds, diversity_prompts, diversity_seeds)
+    everywhere = list(range(len(prompts)))
+    chosen = np.unique(
+        np.linspace(0, len(prompts) - 1, min(diversity_prompts, len(prompts))).astype(int)
+    ).tolist()
+    extra = [max(seeds) + 1 + k for k in range(max(0, diversity_seeds - len(seeds)))] if chosen else []
+    total = len(prompts) * len(seeds) + len(chosen) * len(extra)
+    tick = _counter(total, progress)
+    draw = partial(_draw, sample_fn, prompts, batch_size=batch_size, tick=tick)
+    passes = [_judge(judge, draw(everywhere, seed=seed), num_previews) for seed in seeds]
+    more = [_judge(judge, draw(chosen, seed=seed), 0).features for seed in extra]
+
+    tables = [
+        build_table(done.scores, prompts, seed=seed, object_counts=object_counts)
+        for seed, done in zip(seeds, passes, strict=True)
+    ]
+    table = ScoreTable.join(tables)
+    features = np.stack([done.features for done in passes], axis=1)  # (p, s, d)
+    diversity = np.zeros(0)
+    if chosen:
+        diversity = seed_diversity(np.concatenate([features[chosen], *(m[:, None] for m in more)], axis=1))
+    distances, replicates = _distances(features, references or {}, bootstrap_seed)
+    return ModelResult(
+        metrics=_mean_metrics(table, diversity, resamples, bootstrap_seed) | distances,
+        scores=table,
+        diversity=diversity,
+        replicates=replicates,
+        previews=passes[0].previews,
+        seconds=time.perf_counter() - start,
+    )
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One pass over prompts with one seed."""
+
+    scores: dict[str, np.ndarray]
+    features: np.ndarray
+    previews: Tensor
+
+
+def _draw(
+    sample_fn: SampleFn,
+    prompts: Sequence[str],
+    indices: Sequence[int],
+    *,
+    seed: int,
+    batch_size: int,
+    tick: Callable[[int], None],
+) -> Iterator[tuple[list[str], Tensor]]:
+    for rows in _batches(len(indices), batch_size):
+        batch = [indices[row] for row in rows]
+        texts = [prompts[i] for i in batch]
+        yield texts, sample_fn(texts, seed=seed, indices=batch)
+        tick(len(batch))
+
+
+def _judge(judge: Judge, drawn: Iterator[tuple[list[str], Tensor]], num_previews: int) -> _Pass:
+    # Pictures are judged as they are drawn and then dropped: thousands of large ones would not fit in memory.
+    scores: list[dict[str, Tensor]] = []
+    features: list[Tensor] = []
+    previews: list[Tensor] = []
+    for texts, images in drawn:
+        scores.append(judge(images, texts))
+        features.append(judge.features(images).double().cpu())
+        if sum(len(kept) for kept in previews) < num_previews:
+            previews.append(images.float().cpu())
+    first = torch.cat(previews)[:num_previews] if previews else torch.zeros(0, 3, 1, 1)
+    return _Pass(_concatenate(scores), torch.cat(features).numpy(), first)
+
+
+def _counter(total: int, progress: Callable[[int, int], None] | None) -> Callable[[int], None]:
+    done = 0
+
+    def tick(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    return tick
+
+
+def _check_request(prompts: Sequence[str], seeds: Sequence[int], num_prompts: int, num_seeds: int) -> None:
+    if not len(prompts):
+        raise UserError("no prompts to evaluate on; give at least one")
+    if not len(seeds) or len(set(seeds)) != len(seeds):
+        raise UserError(f"seeds must be different and at least one, got {list(seeds)}")
+    if num_prompts > 0 and num_seeds < 2:
+        raise UserError(
+            f"seed diversity needs at least 2 seeds, got {num_seeds}; set diversity_prompts=0 to skip it"
+        )
+
+
+def _batches(n: int, batch_size: int) -> Iterator[list[int]]:
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, got {batch_size}")
+    for start in range(0, n, batch_size):
+        yield list(range(start, min(start + batch_size, n)))
+
+
+def _concatenate(batches: Sequence[Mapping[str, Tensor]]) -> dict[str, np.ndarray]:
+    return {name: torch.cat([b[name].double().cpu() for b in batches]).numpy() for name in batches[0]}
+
+
+def _mean_metrics(table: ScoreTable, diversity: np.ndarray, resamples: int, seed: int) -> dict[str, Interval]:
+    per_prompt = {name: table.per_prompt(name) for name in table.values}
+    if len(diversity):
+        per_prompt["diversity"] = diversity
+    return {
+        name: mean_interval(values, resamples=resamples, seed=seed)
+        for name, values in per_prompt.items()
+        if np.isfinite(values).any()
+    }
+
+
+def _distances(
+    features: np.ndarray, references: Mapping[str, np.ndarray], seed: int
+) -> tuple[dict[str, Interval], dict[str, np.ndarray]]:
+    prompts, samples, _ = features.shape
+    # Seed-major order, and the samples of a prompt share its count: prompts are what is resampled.
+    flat = features.transpose(1, 0, 2).reshape(prompts * samples, -1)
+    counts = np.tile(bootstrap_counts(prompts, resamples=DISTANCE_RESAMPLES, seed=seed), (1, samples))
+    metrics, replicates = {}, {}
+    for name, reference in references.items():
+        n = min(len(flat), len(reference))
+        own, other, weight = flat[:n], reference[:n], counts[:, :n]
+        replicates[f"frechet_{name}"] = frechet_replicates(own, other, weight)
+        replicates[f"kid_{name}"] = kernel_replicates(own, other, weight)
+        for key, value in (
+            (f"frechet_{name}", frechet_distance(own, other)),
+            (f"kid_{name}", kernel_distance(own, other)),
+        ):
+            metrics[key] = centred_interval(value, replicates[key], n=n)
+    return metrics, replicates
