@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from unifl.testing import tiny_folder
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 
@@ -26,6 +28,22 @@ def test_the_code_on_the_page_about_extending_runs(tmp_path, monkeypatch, capsys
     assert "ReFL needs a gradient through the feedback 'counted', which has none" in printed
     assert re.search(r"^2 -?0\.\d+$", printed, flags=re.M)
     assert (tmp_path / "runs" / "warm" / "metrics.jsonl").exists()
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    """On a tiny model and for one step, otherwise as printed."""
+    code = _python_blocks(ROOT / "README.md")
+    for printed, used in (
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", str(tiny_folder("sd15", tmp_path / "model"))),
+        ("max_train_steps=100", "max_train_steps=1"),
+    ):
+        assert printed in code
+        code = code.replace(printed, used)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "readme.py").write_text(code)
+    runpy.run_path("readme.py", run_name="readme")
+    assert "reward/warmth" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "warm" / "lora" / "pytorch_lora_weights.safetensors").exists()
 
 
 def test_every_page_is_in_the_navigation_and_exists():

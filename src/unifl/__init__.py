@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from unifl.methods.refl import ReFL as ReFL
     from unifl.methods.refl import ReFLConfig as ReFLConfig
     from unifl.methods.unifl import UniFL as UniFL
-    from unifl.methods.unifl import UniFLConfig as UniFLConfig
+    from unifl.methods.unifl_config import UniFLConfig as UniFLConfig
     from unifl.metrics import Result as Result
     from unifl.metrics import read_result as read_result
     from unifl.metrics import write_result as write_result
@@ -75,7 +75,7 @@ _HOME = {
     "TrainingConfig": "unifl.training.config",
     "TrainingStopped": "unifl.errors",
     "UniFL": "unifl.methods.unifl",
-    "UniFLConfig": "unifl.methods.unifl",
+    "UniFLConfig": "unifl.methods.unifl_config",
     "UserError": "unifl.errors",
     "as_feedback": "unifl.feedback",
     "calibrate_level": "unifl.feedback",

@@ -1,0 +1,93 @@
+"""Picture files as tensors, with errors that name the file."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from unifl.errors import UserError
+
+_UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError)  # all of these come out of PIL
+
+
+def read_picture(source: Path | bytes, *, name: str | None = None) -> Image.Image:
+    """Open and decode a picture as RGB.
+
+    Args:
+        source: A file, or the bytes of one.
+        name: What an error calls it; the path by default.
+
+    Raises:
+        UserError: It cannot be decoded.
+    """
+    shown = name or ("in memory" if isinstance(source, bytes) else str(source))
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+            return picture.convert("RGB")
+    except _UNREADABLE as error:
+        raise UserError(f"cannot read the image {shown}: {error}; replace or remove it") from error
+
+
+def read_map(path: Path) -> Image.Image:
+    """Open a picture whose values are classes (8-bit grey or palette, or 16-bit grey), as it is stored.
+
+    Raises:
+        UserError: It cannot be decoded or has colour channels.
+    """
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            found = picture.copy()
+    except _UNREADABLE as error:
+        raise UserError(f"cannot read the map {path}: {error}; replace or remove it") from error
+    if found.mode not in ("L", "P", "I", "I;16", "1"):
+        raise UserError(f"the map {path} has colour channels ({found.mode}); store one class index per pixel")
+    return found
+
+
+def check_picture(path: Path) -> tuple[int, int]:
+    """Check that a file is a whole picture without decoding its pixels; returns (height, width).
+
+    Raises:
+        UserError: It is missing, not a picture, or its checksums do not match.
+    """
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+            picture.verify()
+    except _UNREADABLE as error:
+        raise UserError(f"cannot read the image {path}: {error}; replace or remove it") from error
+    return height, width
+
+
+def to_tensor(picture: Image.Image) -> Float[Tensor, "3 h w"]:
+    """An RGB picture as float32 in [0, 1]."""
+    return torch.from_numpy(np.array(picture, dtype=np.float32)).permute(2, 0, 1).contiguous() / 255
+
+
+def map_to_tensor(picture: Image.Image) -> Int64[Tensor, "h w"]:
+    """A picture of class indices as integers."""
+    return torch.from_numpy(np.array(picture).astype(np.int64))
+
+
+def fit_picture(picture: Image.Image, resolution: int | None, *, nearest: bool = False) -> Image.Image:
+    """Scale the shorter side to `resolution` px and cut the centre square; None leaves the picture alone.
+
+    Args:
+        picture: Any size.
+        resolution: Side of the result in px.
+        nearest: Take the nearest pixel, for masks and class maps; otherwise Lanczos.
+    """
+    if resolution is None or picture.size == (resolution, resolution):
+        return picture
+    width, height = picture.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    how = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
+    return picture.resize((resolution, resolution), how, box=(left, top, left + side, top + side))

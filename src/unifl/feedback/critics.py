@@ -1,0 +1,158 @@
+"""Critics around frozen perception networks: instances (structure), class maps (layout), Gram matrices (style).
+
+The networks stay in eval mode and their parameters frozen, while their *training* losses are computed; gradients
+go through them to the pixels (UniFL, arXiv 2404.05595, section 4.1).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from unifl.data import Batch
+from unifl.errors import UserError
+from unifl.losses.dense import cross_entropy_map, solo_loss
+from unifl.losses.style import gram_distance
+
+
+class StructureCritic:
+    """Dense instance segmentation in the manner of SOLO: focal categories + 3 * Dice masks.
+
+    Args:
+        network: Returns category logits (b, k, S, S) and mask logits (b, S * S, h, w); channel i S + j is the
+            mask of the instance whose centre lies in the cell of row i and column j.
+        name: Name of losses and metrics.
+        score_threshold: Pseudo annotations keep instances whose category probability is at least this.
+        overlap_threshold: Of two pseudo instances that overlap by more (intersection over union), the more
+            certain one is kept.
+
+    Reference:
+        UniFL eq. 4; SOLO, arXiv 1912.04488.
+    """
+
+    needs: frozenset[str] = frozenset({"masks"})
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str = "structure",
+        score_threshold: float = 0.3,
+        overlap_threshold: float = 0.5,
+    ) -> None:
+        self.network = _frozen(network)
+        self.name = name
+        self.score_threshold = score_threshold
+        self.overlap_threshold = overlap_threshold
+
+    def __call__(self, images: Float[Tensor, "b 3 h w"], batch: Batch) -> Float[Tensor, " b"]:
+        """SOLO's training loss against the instances of the batch."""
+        if batch.masks is None or batch.labels is None:
+            raise UserError(_missing(self.name, "masks"))
+        categories, masks = self.network(images)
+        return solo_loss(categories, masks, batch.masks, batch.labels)
+
+    @torch.no_grad()
+    def pseudo(self, batch: Batch) -> Batch:
+        """The instances that the network finds in the real pictures; there may be none."""
+        categories, masks = self.network(batch.images)
+        size = batch.images.shape[-2:]
+        found = [self._instances(c, m, size) for c, m in zip(categories, masks, strict=True)]
+        return batch.with_instances([masks for masks, _ in found], [labels for _, labels in found])
+
+    def _instances(
+        self, categories: Float[Tensor, "k S S"], masks: Float[Tensor, "cells h w"], size: torch.Size
+    ) -> tuple[Bool[Tensor, "n H W"], Int64[Tensor, " n"]]:
+        scores, labels = categories.sigmoid().flatten(1).max(0)
+        order = scores.argsort(descending=True)
+        order = order[scores[order] >= self.score_threshold]
+        if len(order) == 0:
+            return torch.zeros(0, *size, dtype=torch.bool, device=masks.device), labels[order]
+        large = F.interpolate(masks[order][None], size=size, mode="bilinear", align_corners=False)[0] > 0
+        kept: list[int] = []
+        for candidate in range(len(order)):
+            mask = large[candidate]
+            if mask.any() and all(_overlap(mask, large[other]) <= self.overlap_threshold for other in kept):
+                kept.append(candidate)
+        return large[kept], labels[order[kept]]
+
+
+class LayoutCritic:
+    """Cross-entropy of a semantic segmentation, mean over pixels.
+
+    Args:
+        network: Returns class logits (b, k, h, w), at the size of the picture or below.
+        name: Name of losses and metrics.
+
+    Reference:
+        UniFL eq. 9.
+    """
+
+    needs: frozenset[str] = frozenset({"semantic"})
+
+    def __init__(self, network: nn.Module, *, name: str = "layout") -> None:
+        self.network = _frozen(network)
+        self.name = name
+
+    def __call__(self, images: Float[Tensor, "b 3 h w"], batch: Batch) -> Float[Tensor, " b"]:
+        """Mean cross-entropy against the class maps of the batch."""
+        if batch.semantic is None:
+            raise UserError(_missing(self.name, "semantic"))
+        return cross_entropy_map(self._logits(images, batch.semantic.shape[-2:]), batch.semantic)
+
+    @torch.no_grad()
+    def pseudo(self, batch: Batch) -> Batch:
+        """The most probable class of each pixel of the real pictures."""
+        return batch.with_semantic(self._logits(batch.images, batch.images.shape[-2:]).argmax(1))
+
+    def _logits(self, images: Float[Tensor, "b 3 h w"], size: torch.Size) -> Float[Tensor, "b k H W"]:
+        logits = self.network(images)
+        if logits.shape[-2:] == size:
+            return logits
+        return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+class StyleCritic:
+    """Distance of Gram matrices to the real picture's.
+
+    Args:
+        network: Returns a list of feature maps (b, c, h, w); layers of VGG-16 in the paper.
+        name: Name of losses and metrics.
+
+    Reference:
+        UniFL eq. 8.
+    """
+
+    needs: frozenset[str] = frozenset({"image"})
+
+    def __init__(self, network: nn.Module, *, name: str = "style") -> None:
+        self.network = _frozen(network)
+        self.name = name
+
+    def __call__(self, images: Float[Tensor, "b 3 h w"], batch: Batch) -> Float[Tensor, " b"]:
+        """Distance of Gram matrices to the real pictures of the batch."""
+        with torch.no_grad():
+            real = self.network(batch.images)
+        return gram_distance(self.network(images), real)
+
+    def pseudo(self, batch: Batch) -> Batch:
+        """Unchanged: the real picture itself is the target."""
+        return batch
+
+
+def _frozen(network: nn.Module) -> nn.Module:
+    return network.eval().requires_grad_(False)
+
+
+def _overlap(a: Bool[Tensor, "h w"], b: Bool[Tensor, "h w"]) -> float:
+    """Intersection over union; both masks are not empty."""
+    return float((a & b).sum() / (a | b).sum())
+
+
+def _missing(name: str, what: str) -> str:
+    return (
+        f"the critic {name!r} needs {what}, which the pictures do not have; "
+        "annotate them, or let the critic read them off the real pictures with gt_source=pseudo"
+    )

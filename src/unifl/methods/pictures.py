@@ -1,0 +1,179 @@
+"""What reward-gradient methods share: rows of a source, and the picture at the end of a rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from jaxtyping import Float
+from torch import Tensor
+
+from unifl.data import Batch, Sample, collate
+from unifl.errors import UserError, nearest
+from unifl.models.conditioning import Conditioning
+from unifl.models.generator import Generator
+from unifl.randomness import Key
+from unifl.sampling import Rollout, RolloutConfig, draw_guidance, image_rollout, prompt_rollout
+
+
+class Rows:
+    """The rows of one source in one step; encoded once, however many terms use them.
+
+    Args:
+        generator: The model.
+        data: Prompts, samples, or a collated batch.
+    """
+
+    def __init__(self, generator: Generator, data: Sequence[str] | Sequence[Sample] | Batch) -> None:
+        self._generator = generator
+        if not isinstance(data, Batch) and len(data) and isinstance(data[0], Sample):
+            data = collate(data)  # type: ignore[arg-type]
+        self._batch = data.to(generator.device) if isinstance(data, Batch) else None
+        self.prompts: list[str] = data.prompts if isinstance(data, Batch) else list(data)  # type: ignore[arg-type]
+
+    @property
+    def batch(self) -> Batch:
+        """The annotated pictures."""
+        if self._batch is None:
+            raise UserError(
+                "a term that starts from real pictures was given prompts alone; name another source"
+            )
+        return self._batch
+
+    @cached_property
+    def cond(self) -> Conditioning:
+        """Encoded prompts; with gradient where the text encoder trains."""
+        return self._generator.encode_prompts(self.prompts, grad=True)
+
+    @cached_property
+    def latents(self) -> Float[Tensor, "b c h w"]:
+        """Latents of the pictures: the mode of the posterior, so that nothing but the rollout is random."""
+        return self._generator.encode(self.batch.images)
+
+    @cached_property
+    def reconstruction(self) -> Float[Tensor, "b 3 height width"]:
+        """The pictures after encoding and decoding."""
+        return self._generator.decode(self.latents)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a rollout ends in.
+
+    Attributes:
+        images: x0 of the graded evaluation, decoded, in [0, 1], with graph.
+        rollout: How it came about.
+        stop: Steps that were left after the graded evaluation.
+        cond: What it was told.
+        negative: What its unconditional half was told; None where it has none.
+    """
+
+    images: Float[Tensor, "b 3 h w"]
+    rollout: Rollout
+    stop: int
+    cond: Conditioning
+    negative: Conditioning | None
+
+
+@dataclass(kw_only=True)
+class DecodeConfig:
+    """How x0 is decoded with a graph, in exchange of time for memory."""
+
+    checkpoint: bool = False
+    """Recompute the decoder during backward."""
+    slicing: bool = False
+    """One picture at a time."""
+
+
+def picture_from_noise(
+    generator: Generator, rows: Rows, key: Key, config: RolloutConfig, decode: DecodeConfig, *, purpose: str
+) -> Picture:
+    """Rollout from pure noise, one evaluation with a graph, and the decoded x0 that it predicts.
+
+    Args:
+        generator: The model.
+        rows: Gives the prompts.
+        key: Address of noise, stop and guidance.
+        config: The schedule.
+        decode: How to decode.
+        purpose: Name of the draws; two rollouts of one name and key are the same.
+    """
+    stop = config.draw_stop(key, purpose)
+    negative = _negative(generator, config, len(key))
+    rollout = prompt_rollout(
+        generator,
+        rows.cond,
+        key,
+        num_steps=config.num_steps,
+        stop=stop,
+        spacing=config.spacing,
+        guidance=draw_guidance(config.guidance, key, f"{purpose}/guidance"),
+        grad_guidance=config.grad_guidance,
+        negative=negative,
+        purpose=purpose,
+    )
+    return _decoded(generator, rollout, stop, rows, negative, decode)
+
+
+def picture_from_image(
+    generator: Generator,
+    rows: Rows,
+    key: Key,
+    config: RolloutConfig,
+    decode: DecodeConfig,
+    *,
+    start: int,
+    purpose: str,
+) -> Picture:
+    """As `picture_from_noise`, from real pictures diffused to the state with `start` steps to go."""
+    stop = config.draw_stop(key, purpose, start=start)
+    negative = _negative(generator, config, len(key))
+    rollout = image_rollout(
+        generator,
+        rows.latents,
+        rows.cond,
+        key,
+        num_steps=config.num_steps,
+        start=start,
+        stop=stop,
+        spacing=config.spacing,
+        guidance=draw_guidance(config.guidance, key, f"{purpose}/guidance"),
+        grad_guidance=config.grad_guidance,
+        negative=negative,
+        purpose=purpose,
+    )
+    return _decoded(generator, rollout, stop, rows, negative, decode)
+
+
+def need(name: str, given: Sequence[str], *, what: str, wanted_by: str) -> None:
+    """Refuse a name that was not handed to a method.
+
+    Raises:
+        UserError: With the nearest name that was.
+    """
+    if name in given:
+        return
+    guess = nearest(name, given)
+    hint = f"did you mean {guess!r}?" if guess else f"given: {', '.join(given) or 'none'}"
+    raise UserError(f"{wanted_by} names the {what} {name!r}, which is not there; {hint}")
+
+
+def _negative(generator: Generator, config: RolloutConfig, batch_size: int) -> Conditioning | None:
+    if not config.needs_negative:
+        return None
+    return generator.encode_negative(config.negative_prompt, batch_size, grad=True)
+
+
+def _decoded(
+    generator: Generator,
+    rollout: Rollout,
+    stop: int,
+    rows: Rows,
+    negative: Conditioning | None,
+    decode: DecodeConfig,
+) -> Picture:
+    images = generator.decode(
+        rollout.prediction.x0, grad=True, checkpoint=decode.checkpoint, slicing=decode.slicing
+    )
+    return Picture(images, rollout, stop, rows.cond, negative)

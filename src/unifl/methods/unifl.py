@@ -1,0 +1,287 @@
+"""UniFL: perceptual, aesthetic and adversarial feedback for one diffusion model (arXiv 2404.05595).
+
+    stage 1, quality:       L(theta)      = L_pefl + L_aes                          (eq. 7)
+    stage 2, acceleration:  L(theta, phi) = L_G + L_D + L_aes
+    L_pefl = sum_i lambda_i Phi_i(m_i(x0'), GT(x))        from a real picture x, diffused half-way   (eq. 4, 8, 9)
+    L_aes  = lambda sum_d relu(alpha_d - r_d(x0', c))     from pure noise                            (eq. 5)
+    L_G    = -lambda r_a(x0', c),  L_D = -log sigmoid(r_a(x)) - log(1 - sigmoid(r_a(x0')))           (eq. 6)
+
+Every x0' is predicted from the one evaluation of its rollout that carries a graph. A term that is None, or whose
+weights are 0, is off and costs nothing, so each component also trains alone.
+
+Differences from the paper, which leaves these open: weights (defaults from ByteEdit, arXiv 2404.04860, and from
+ReFL's code); the adversarial rollout starts from noise by default, because a diffused picture still shows through
+at the last timestep; `loss: bounded` stops the generator where its picture scores like the real one with the same
+caption; the discriminator learns from the very pictures that the generator was just judged by, detached.
+
+Data: annotated pictures with captions, prompts. Copies of the backbone: none (one more role with
+`anchors.distance_weight`). Cost of a step: `evaluations`. With the defaults, per picture: stage 1 takes 6.5 + 16.5
+evaluations without a graph and 2 with, 2 decodes and 1 encode; stage 2 takes 9.5 + 16.5, 2 and 2 decodes.
+Aesthetic terms use the adversarial rollout itself where both settle on the same source and schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from unifl.feedback import Critic, Discriminator, Feedback
+from unifl.losses.adversarial import (
+    discriminator_bce,
+    generator_bounded,
+    generator_linear,
+    generator_logsigmoid,
+)
+from unifl.losses.reward import hinge
+from unifl.methods.anchors import denoising_anchor, distance_anchor
+from unifl.methods.base import MicroBatch, Source, StepOutput
+from unifl.methods.counting import Evaluations
+from unifl.methods.pictures import Picture, Rows, picture_from_image, picture_from_noise
+from unifl.methods.unifl_config import AdversarialConfig, UniFLConfig, check_parts
+from unifl.models.generator import Generator
+from unifl.sampling import RolloutConfig
+
+
+class UniFL:
+    """See the top of this file; satisfies `methods.base.Method`.
+
+    Args:
+        generator: The model.
+        config: Which terms, and how.
+        rewards: Reward of each axis that `config.aesthetic.levels` names.
+        critics: Critics that `config.perceptual.weights` names.
+        sources: Data by name; those that the active terms name must be there.
+        discriminator: What the discriminator starts from (it is copied): the reward of the detail axis.
+
+    Raises:
+        UserError: Something missing, feedback without gradient, or a critic that needs annotations which its
+            source does not have.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        config: UniFLConfig,
+        *,
+        rewards: Mapping[str, Feedback] | None = None,
+        critics: Mapping[str, Critic] | None = None,
+        sources: Mapping[str, Source],
+        discriminator: Feedback | None = None,
+    ) -> None:
+        rewards, critics = rewards or {}, critics or {}
+        check_parts(generator, config, rewards, critics, sources, discriminator)
+        self.generator = generator
+        self.config = config
+        self.rewards = {axis: rewards[axis] for axis in config.axes}
+        self.critics = {name: critics[name] for name in config.critics}
+        self.sources = {name: sources[name] for name in config.sources}
+        self.roles: tuple[str, ...] = ("reference",) if config.anchors.distance_weight > 0 else ()
+        for role in self.roles:
+            generator.roles.add(role)
+        self.updates: tuple[str, ...] = ("student",)
+        self.parameters: dict[str, list[nn.Parameter]] = {
+            "student": list(generator.trainable_parameters().values())
+        }
+        self.modules: dict[str, nn.Module] = {}
+        self.discriminator: Discriminator | None = None
+        if config.adversarial_on and discriminator is not None:
+            self.discriminator = Discriminator.from_feedback(discriminator).to(generator.device)
+            if config.trains_discriminator:
+                self.updates = ("student", "discriminator")
+                self.parameters["discriminator"] = list(self.discriminator.parameters())
+                self.modules["discriminator"] = self.discriminator
+
+    def step(self, update: str, batch: MicroBatch) -> StepOutput:
+        """Losses of one micro-batch for "student", then for "discriminator"."""
+        if update == "discriminator":
+            return self._discriminator(batch)
+        rows = {name: Rows(self.generator, batch.data[name]) for name in self.sources}
+        output = StepOutput(losses={})
+        pictures: list[Picture] = []
+        for source, names in self.config.critics_by_source.items():
+            pictures.append(self._perceptual(batch, rows[source], source, names, output))
+        adversarial = None
+        if self.config.adversarial is not None and self.config.adversarial_on:
+            adversarial = self._adversarial(batch, rows[self.config.adversarial.source], output)
+            pictures.append(adversarial)
+        if self.config.aesthetic is not None and self.config.axes:
+            aesthetic = self._aesthetic(batch, rows[self.config.aesthetic.source], adversarial, output)
+            if aesthetic is not adversarial:
+                pictures.append(aesthetic)
+        self._anchors(batch, rows, pictures, output)
+        return output
+
+    # --- perceptual feedback (section 4.1, algorithm 1) -----------------------------------------------------
+
+    def _perceptual(
+        self, batch: MicroBatch, rows: Rows, source: str, names: Sequence[str], output: StepOutput
+    ) -> Picture:
+        config = self.config.perceptual
+        assert config is not None
+        # critics of one source share the rollout: their losses are of the same x0'
+        picture = picture_from_image(
+            self.generator,
+            rows,
+            batch.key,
+            config,
+            self.config.decode,
+            start=config.start,
+            purpose=f"perceptual/{source}",
+        )
+        for name in names:
+            critic = self.critics[name]
+            target = critic.pseudo(rows.batch) if config.gt_source == "pseudo" else rows.batch
+            loss = critic(picture.images, target).mean()
+            output.losses[f"perceptual/{name}"] = config.weights[name] * loss
+            output.metrics[f"critic/{name}"] = loss.detach()
+        _record(
+            output,
+            f"perceptual/{source}" if len(self.config.critics_by_source) > 1 else "perceptual",
+            picture,
+        )
+        return picture
+
+    # --- decoupled aesthetic feedback (section 4.2) ---------------------------------------------------------
+
+    def _aesthetic(
+        self, batch: MicroBatch, rows: Rows, adversarial: Picture | None, output: StepOutput
+    ) -> Picture:
+        config = self.config.aesthetic
+        assert config is not None
+        picture = adversarial
+        if picture is None or not self.config.shares_rollout:
+            picture = picture_from_noise(
+                self.generator, rows, batch.key, config, self.config.decode, purpose="aesthetic"
+            )
+            _record(output, "aesthetic", picture)
+        for axis, reward in self.rewards.items():
+            score = reward(picture.images, rows.prompts)
+            loss = hinge(score, config.levels[axis]).mean()  # eq. 5, one axis
+            output.losses[f"aesthetic/{axis}"] = config.weight * config.weights.get(axis, 1.0) * loss
+            output.metrics[f"reward/{axis}"] = score.detach().mean()
+        return picture
+
+    # --- adversarial feedback (section 4.3) -----------------------------------------------------------------
+
+    def _adversarial(self, batch: MicroBatch, rows: Rows, output: StepOutput) -> Picture:
+        config = self.config.adversarial
+        assert config is not None and self.discriminator is not None
+        if config.start == "noise":
+            picture = picture_from_noise(
+                self.generator, rows, batch.key, config, self.config.decode, purpose="adversarial"
+            )
+        else:
+            picture = picture_from_image(
+                self.generator,
+                rows,
+                batch.key,
+                config,
+                self.config.decode,
+                start=config.num_steps,
+                purpose="adversarial",
+            )
+        _record(output, "adversarial", picture)
+        fake = self.discriminator.judge(picture.images, rows.prompts)
+        loss = self._generator_loss(config.loss, fake, rows)
+        output.losses["adversarial"] = config.weight * loss.mean()
+        output.metrics["adversarial/fake_logit"] = fake.detach().mean()
+        if self.config.trains_discriminator:
+            batch.scratch["adversarial"] = (self._real(rows), picture.images.detach(), rows.prompts)
+        return picture
+
+    def _generator_loss(
+        self, loss: Literal["linear", "bounded", "logsigmoid"], fake: Float[Tensor, " b"], rows: Rows
+    ) -> Float[Tensor, " b"]:
+        assert self.discriminator is not None
+        if loss == "linear":
+            return generator_linear(fake)  # eq. 6
+        if loss == "logsigmoid":
+            return generator_logsigmoid(fake)
+        with torch.no_grad():
+            real = self.discriminator.judge(self._real(rows), rows.prompts)
+        # each picture against the real one with its caption, so that the loss does not depend on how a batch is cut
+        return generator_bounded(fake - real, level=0.0)
+
+    def _real(self, rows: Rows) -> Float[Tensor, "b 3 h w"]:
+        assert self.config.adversarial is not None
+        if self.config.adversarial.real == "data":
+            return rows.batch.images
+        return rows.reconstruction
+
+    def _discriminator(self, batch: MicroBatch) -> StepOutput:
+        assert self.discriminator is not None
+        real, fake, prompts = batch.scratch.pop("adversarial")
+        real_logit, fake_logit = self.discriminator(torch.cat([real, fake]), prompts * 2).chunk(2)
+        right = torch.cat([real_logit > 0, fake_logit < 0]).float().mean()
+        return StepOutput(
+            losses={"discriminator": discriminator_bce(real_logit, fake_logit).mean()},  # eq. 6
+            metrics={
+                "discriminator/real_logit": real_logit.detach().mean(),
+                "discriminator/fake_logit": fake_logit.detach().mean(),
+                "discriminator/accuracy": right,
+            },
+        )
+
+    # --- anchors and accounts -------------------------------------------------------------------------------
+
+    def _anchors(
+        self, batch: MicroBatch, rows: Mapping[str, Rows], pictures: list[Picture], output: StepOutput
+    ) -> None:
+        config = self.config.anchors
+        if config.denoising_weight > 0:
+            loss = denoising_anchor(self.generator, rows[config.source], batch.key)
+            output.losses["anchor/denoising"] = config.denoising_weight * loss
+        if config.distance_weight > 0:
+            loss = distance_anchor(self.generator, pictures)
+            output.losses["anchor/distance"] = config.distance_weight * loss
+
+    def evaluations(self, batch_size: int) -> dict[str, float]:
+        """Samples through each network in one training step, in expectation over the stops."""
+        config, count = self.config, Evaluations(batch_size, trains_text=self.generator.trains_text)
+        rollouts: list[RolloutConfig] = []
+        for source, names in config.critics_by_source.items():
+            assert config.perceptual is not None
+            count.rollout(config.perceptual, source, start=config.perceptual.start)
+            rollouts.append(config.perceptual)
+            for name in names:
+                count.add(f"critic/{name} forward+backward")
+                needs, pseudo = self.critics[name].needs, config.perceptual.gt_source == "pseudo"
+                count.add(
+                    f"critic/{name} forward",
+                    ("image" in needs) + (pseudo and bool(needs & {"masks", "semantic"})),
+                )
+        if config.adversarial is not None and config.adversarial_on:
+            self._count_adversarial(config.adversarial, count)
+            rollouts.append(config.adversarial)
+        if config.aesthetic is not None and config.axes and not config.shares_rollout:
+            count.rollout(config.aesthetic, config.aesthetic.source)
+            rollouts.append(config.aesthetic)
+        for axis in config.axes:
+            count.add(f"reward/{axis} forward+backward")
+        count.anchors(config.anchors, rollouts)
+        return count.per_step
+
+    def _count_adversarial(self, config: AdversarialConfig, count: Evaluations) -> None:
+        count.rollout(config, config.source, start=config.num_steps if config.start == "image" else None)
+        count.add("discriminator forward+backward", 3.0 if self.config.trains_discriminator else 1.0)
+        bounded = config.loss == "bounded"
+        count.add("discriminator forward", float(bounded))
+        if config.real == "reconstruction" and (bounded or self.config.trains_discriminator):
+            count.latents(config.source)
+            count.add("vae decode")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing but weights is kept between steps."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing but weights is kept between steps."""
+
+
+def _record(output: StepOutput, name: str, picture: Picture) -> None:
+    output.previews[name] = picture.images.detach()
+    output.metrics[f"stop/{name}"] = float(picture.stop)

@@ -1,0 +1,86 @@
+"""What a denoiser is told besides x_t and t, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Encoded prompts of a batch.
+
+    Attributes:
+        embeds: One vector per token (b, l, d).
+        pooled: One vector per prompt (b, p); SDXL only.
+        time_ids: Original height and width, top and left of the crop, target height and width, in pixels (b, 6);
+            SDXL only.
+    """
+
+    embeds: Float[Tensor, "b l d"]
+    pooled: Float[Tensor, "b p"] | None = None
+    time_ids: Float[Tensor, "b 6"] | None = None
+
+    def __len__(self) -> int:
+        """Batch size b."""
+        return len(self.embeds)
+
+    def index(self, which: slice | Sequence[int]) -> Conditioning:
+        """The rows that a slice or a list of positions selects, in its order."""
+        rows = which if isinstance(which, slice) else list(which)
+        return self._each(lambda tensor: tensor[rows])
+
+    def repeat(self, times: int) -> Conditioning:
+        """The whole batch `times` times in a row: (b, ...) becomes (times * b, ...)."""
+        return self._each(lambda tensor: tensor.repeat(times, *(1 for _ in tensor.shape[1:])))
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Conditioning:
+        """Moved and converted; None leaves as it is."""
+        return self._each(lambda tensor: tensor.to(device=device, dtype=dtype))
+
+    def detach(self) -> Conditioning:
+        """Without gradient to the text encoder."""
+        return self._each(torch.Tensor.detach)
+
+    @staticmethod
+    def cat(parts: Sequence[Conditioning]) -> Conditioning:
+        """One batch after the other; all parts must come from models of one family."""
+
+        def joined(tensors: list[Tensor | None]) -> Tensor | None:
+            present = [tensor for tensor in tensors if tensor is not None]
+            return torch.cat(present) if present else None
+
+        embeds = torch.cat([part.embeds for part in parts])
+        return Conditioning(
+            embeds, joined([part.pooled for part in parts]), joined([part.time_ids for part in parts])
+        )
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
+        return Conditioning(
+            change(self.embeds),
+            None if self.pooled is None else change(self.pooled),
+            None if self.time_ids is None else change(self.time_ids),
+        )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One evaluation of the denoiser; every tensor in float32.
+
+    Attributes:
+        x_t: The noisy latents that went in (b, c, h, w).
+        t: Their times (b,), 1 is noise.
+        raw: What the network said, after guidance (b, c, h, w); `Generator.kind` tells what it means.
+        x0: The clean latents that follow from it.
+        eps: The noise that follows from it.
+    """
+
+    x_t: Float[Tensor, "b c h w"]
+    t: Float[Tensor, " b"]
+    raw: Float[Tensor, "b c h w"]
+    x0: Float[Tensor, "b c h w"]
+    eps: Float[Tensor, "b c h w"]

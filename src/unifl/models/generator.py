@@ -1,0 +1,356 @@
+"""A diffusers pipeline in the language of this project: x_t = alpha(t) x0 + sigma(t) eps, t in [0, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import Parameter
+from torch.utils.checkpoint import checkpoint as recompute
+
+from unifl.errors import UserError
+from unifl.models import prompts as text
+from unifl.models.checkpointing import checkpointed_decoder, enable_checkpointing, role_aware_checkpoint
+from unifl.models.conditioning import Conditioning, Prediction
+from unifl.models.roles import START_ROLES, STUDENT, Roles
+from unifl.models.schedule import read_scheduler, read_spacing
+from unifl.process import index_of_time, to_eps, to_x0
+from unifl.randomness import Key
+
+MixedPrecision = Literal["no", "bf16", "fp16"]
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Generator:
+    """Encodes prompts, denoises, encodes and decodes pictures, each with the weights of an explicit role.
+
+    Timesteps, prediction kinds and scaling factors of diffusers are translated here and nowhere else.
+
+    Attributes:
+        pipeline: The StableDiffusion or StableDiffusionXL pipeline; its networks are the student's.
+        roles: The weight sets.
+        process: alpha and sigma, from the scheduler of the pipeline.
+        kind: What the denoiser predicts.
+        num_train_timesteps: T.
+        spacing: Which timesteps the scheduler of the pipeline visits.
+        steps_offset: Its offset for leading spacing.
+        latent_shape: (channels, height, width) of one latent.
+        image_size: (height, width) of a picture in pixels.
+        mixed_precision: Precision of network evaluations; losses and predictions are float32.
+        source: What the model was loaded from (a folder, a hub name), for model cards; may be empty.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any,
+        roles: Roles,
+        *,
+        resolution: int | None = None,
+        mixed_precision: MixedPrecision = "no",
+        source: str = "",
+    ) -> None:
+        """Wraps a pipeline; `unifl.models.load_generator` does so for a folder, a hub name or a file.
+
+        Args:
+            pipeline: See the class; put into evaluation mode (training here means gradients, not dropout).
+            roles: Made from the networks of this pipeline.
+            resolution: Height and width of pictures in pixels; None takes the size the model was trained at.
+            mixed_precision: "no" evaluates in the dtype of the weights.
+            source: See the class.
+        """
+        self.pipeline = pipeline
+        self.roles = roles
+        self.source = source
+        self.mixed_precision: MixedPrecision = mixed_precision
+        self.process, self.kind = read_scheduler(pipeline.scheduler)
+        self.spacing, self.steps_offset = read_spacing(pipeline.scheduler)
+        self.num_train_timesteps = self.process.num_train_timesteps
+        self.is_xl = pipeline.unet.config.addition_embed_type == "text_time"
+        self.latent_shape = _latent_shape(pipeline, resolution)
+        _, height, width = self.latent_shape
+        self.image_size = (height * pipeline.vae_scale_factor, width * pipeline.vae_scale_factor)
+        self._cache = text.PromptCache()
+        for module in self.modules().values():
+            module.eval()
+        pipeline.vae.requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser lives."""
+        return self.pipeline.unet.device
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The networks of the pipeline by name: unet, text encoders, vae."""
+        names = ["unet", *text.text_encoder_names(self.pipeline), "vae"]
+        return {name: getattr(self.pipeline, name) for name in names}
+
+    # --- prompts -----------------------------------------------------------------------------------------
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether a text encoder trains; if not, every prompt is encoded once."""
+        return any(self.roles.trains(name) for name in text.text_encoder_names(self.pipeline))
+
+    def encode_prompts(
+        self, prompts: Sequence[str], *, role: str = STUDENT, grad: bool = False
+    ) -> Conditioning:
+        """Encodes prompts, equal to `pipeline.encode_prompt`.
+
+        Args:
+            prompts: b texts.
+            role: Whose weights encode.
+            grad: Whether gradients reach the text encoder; without effect where it does not train.
+
+        Returns:
+            Conditioning of batch size b; for SDXL with time ids of an uncropped picture of `image_size`.
+        """
+        if not self.trains_text or role in START_ROLES:
+            return self._with_time_ids(self._cached(list(prompts), role))
+        with torch.set_grad_enabled(grad), self._autocast():
+            encoded = text.encode(self.pipeline, self.roles, role, prompts, is_xl=self.is_xl)
+        return self._with_time_ids(encoded.to(dtype=torch.float32))
+
+    def encode_negative(
+        self, prompt: str | None, batch_size: int, *, role: str = STUDENT, grad: bool = False
+    ) -> Conditioning:
+        """The unconditional half of guidance, the same for all samples.
+
+        Args:
+            prompt: A negative prompt. None means what the pipeline itself takes when it is given none: the empty
+                prompt, or zeros for an SDXL model with `force_zeros_for_empty_prompt`.
+            batch_size: b.
+            role: Whose weights encode.
+            grad: See `encode_prompts`.
+        """
+        negative = self.encode_prompts([prompt or ""], role=role, grad=grad)
+        if prompt is None and self.is_xl and self.pipeline.config.force_zeros_for_empty_prompt:
+            assert negative.pooled is not None
+            negative = Conditioning(
+                torch.zeros_like(negative.embeds), torch.zeros_like(negative.pooled), negative.time_ids
+            )
+        return negative.repeat(batch_size)
+
+    def time_ids(
+        self,
+        batch_size: int,
+        *,
+        original_size: tuple[int, int] | None = None,
+        crop: tuple[int, int] = (0, 0),
+        target_size: tuple[int, int] | None = None,
+    ) -> Float[Tensor, "b 6"]:
+        """SDXL's size conditioning (Podell et al., arXiv 2307.01952, section 2.2).
+
+        Args:
+            batch_size: b.
+            original_size: (height, width) of the picture before resizing; None means `image_size`.
+            crop: (top, left) of the crop.
+            target_size: (height, width) after cropping; None means `image_size`.
+        """
+        row = [*(original_size or self.image_size), *crop, *(target_size or self.image_size)]
+        return torch.tensor([row] * batch_size, dtype=torch.float32, device=self.device)
+
+    def _cached(self, prompts: list[str], role: str) -> Conditioning:
+        parts = []
+        for prompt in prompts:
+            encoded = self._cache.get(prompt)
+            if encoded is None:
+                with torch.no_grad(), self._autocast() if self.trains_text else nullcontext():
+                    encoded = text.encode(self.pipeline, self.roles, role, [prompt], is_xl=self.is_xl)
+                self._cache.put(prompt, encoded)
+            parts.append(encoded)
+        return Conditioning.cat(parts).to(dtype=torch.float32)
+
+    def _with_time_ids(self, cond: Conditioning) -> Conditioning:
+        return Conditioning(cond.embeds, cond.pooled, self.time_ids(len(cond)) if self.is_xl else None)
+
+    # --- denoising ---------------------------------------------------------------------------------------
+
+    def denoise(
+        self,
+        role: str,
+        x_t: Float[Tensor, "b c h w"],
+        t: Float[Tensor, " b"],
+        cond: Conditioning,
+        *,
+        guidance: int | float = 1.0,
+        negative: Conditioning | None = None,
+    ) -> Prediction:
+        """One evaluation of the denoiser; gradients flow where torch records them.
+
+        Args:
+            role: Whose weights predict.
+            x_t: Noisy latents.
+            t: One time per sample in (0, 1].
+            cond: Encoded prompts of batch size b.
+            guidance: w of u + w (c - u). 1 evaluates the b conditional samples only; any other value evaluates
+                both halves in one batch of 2 b.
+            negative: u's prompts, batch size b; None means `encode_negative(None, b)`.
+        """
+        if guidance == 1.0:
+            raw = self._evaluate(role, x_t, t, cond)
+        else:
+            if negative is None:
+                negative = self.encode_negative(None, len(x_t), role=role)
+            both = Conditioning.cat([negative, cond])
+            without, with_prompt = self._evaluate(role, x_t.repeat(2, 1, 1, 1), t.repeat(2), both).chunk(2)
+            raw = without + guidance * (with_prompt - without)
+        x_t, t = x_t.float(), t.float()
+        alpha, sigma = self.process.alpha(t), self.process.sigma(t)
+        x0 = to_x0(raw, x_t, alpha, sigma, self.kind)
+        return Prediction(x_t, t, raw, x0, to_eps(raw, x_t, alpha, sigma, self.kind))
+
+    def _evaluate(self, role: str, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        dtype = self.pipeline.unet.dtype
+        index = index_of_time(t.float(), self.num_train_timesteps)
+        cond = cond.to(self.device, dtype)
+        added = {"text_embeds": cond.pooled, "time_ids": cond.time_ids} if self.is_xl else None
+        with self.roles.use(role), self._autocast():
+            output = self.roles.module("unet", role)(
+                x_t.to(dtype),
+                index,
+                encoder_hidden_states=cond.embeds,
+                added_cond_kwargs=added,
+                return_dict=False,
+            )[0]
+        return output.float()
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.mixed_precision == "no":
+            return nullcontext()
+        # The cache of autocast keeps a weight that was cast without gradient (in a rollout) for a later evaluation
+        # that needs one, whose gradient then never arrives. Within one evaluation it saves nothing.
+        return torch.autocast(self.device.type, dtype=_AUTOCAST[self.mixed_precision], cache_enabled=False)
+
+    # --- pictures ----------------------------------------------------------------------------------------
+
+    def encode(
+        self, images: Float[Tensor, "b 3 height width"], *, key: Key | None = None
+    ) -> Float[Tensor, "b c h w"]:
+        """Pictures to scaled latents, without gradient.
+
+        Args:
+            images: In [0, 1].
+            key: Draws from the posterior; None takes its mode.
+        """
+        vae = self.pipeline.vae
+        with torch.no_grad(), self._autocast():
+            posterior = vae.encode((images * 2 - 1).to(self.device, vae.dtype)).latent_dist
+        latents = posterior.mean.float()
+        if key is not None:
+            noise = key.normal("posterior", latents.shape[1:], device=latents.device)
+            latents = latents + posterior.std.float() * noise
+        return (latents - _shift(vae)) * vae.config.scaling_factor
+
+    def decode(
+        self,
+        latents: Float[Tensor, "b c h w"],
+        *,
+        grad: bool = False,
+        checkpoint: bool = False,
+        slicing: bool = False,
+    ) -> Float[Tensor, "b 3 height width"]:
+        """Scaled latents to pictures in [0, 1], float32.
+
+        Values outside [0, 1] are clamped, and the gradient passes as if they were not: a saturated pixel would
+        otherwise never be told to come back.
+
+        Args:
+            latents: As `encode` gives them.
+            grad: Whether gradients reach the latents.
+            checkpoint: Recompute the decoder during backward in place of storing it; no effect without `grad`.
+            slicing: One picture at a time; with `checkpoint`, backward too holds one picture at a time.
+        """
+        with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+            parts = latents.split(1) if slicing else (latents,)
+            recomputing = checkpoint and torch.is_grad_enabled()
+            decoded = [self._decode_part(part, recomputing=recomputing, alone=slicing) for part in parts]
+            return _StraightThroughClamp.apply(torch.cat(decoded) * 0.5 + 0.5)
+
+    def _decode_part(self, latents: Tensor, *, recomputing: bool, alone: bool) -> Tensor:
+        def blockwise(part: Tensor) -> Tensor:
+            with checkpointed_decoder(self.pipeline.vae.decoder):
+                return self._decode_raw(part)
+
+        if not recomputing:
+            return self._decode_raw(latents)
+        return recompute(blockwise, latents, use_reentrant=False) if alone else blockwise(latents)
+
+    def _decode_raw(self, latents: Tensor) -> Tensor:
+        vae = self.pipeline.vae
+        with self._autocast():
+            unscaled = latents / vae.config.scaling_factor + _shift(vae)
+            return vae.decode(unscaled.to(self.device, vae.dtype), return_dict=False)[0].float()
+
+    # --- weights -----------------------------------------------------------------------------------------
+
+    def trainable_parameters(self, role: str = STUDENT) -> dict[str, Parameter]:
+        """The parameters of a role by name, for an optimiser.
+
+        Raises:
+            UserError: A network of the pipeline has a parameter that asks for a gradient and is not one of these.
+        """
+        self.roles.check_trainable(self.modules())
+        return self.roles.parameters(role)
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """The student's trained weights as {name: tensor}, sharing memory with the networks."""
+        return self.roles.state(STUDENT)
+
+    def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
+        """Copies weights that `trainable_state` gave back into the student."""
+        self.roles.load_state(STUDENT, state)
+
+    def role_state(self, role: str) -> dict[str, Tensor]:
+        """As `trainable_state`, for "ema" or "old"; nothing for start roles of a LoRA run."""
+        return self.roles.state(role)
+
+    def load_role_state(self, role: str, state: Mapping[str, Tensor]) -> None:
+        """As `load_trainable_state`, for another role."""
+        self.roles.load_state(role, state)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute the blocks of every trained network during backward, under the role they ran with."""
+        function = role_aware_checkpoint(self.roles)
+        for name in self.roles.components:
+            if self.roles.trains(name):
+                for role in self.roles.names:
+                    enable_checkpointing(self.roles.module(name, role), function)
+
+
+class _StraightThroughClamp(torch.autograd.Function):
+    """Clamps to [0, 1] forward; backward is the identity."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        return images.clamp(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def _shift(vae: Any) -> float:
+    return vae.config.get("shift_factor") or 0.0
+
+
+def _latent_shape(pipeline: Any, resolution: int | None) -> tuple[int, int, int]:
+    config, factor = pipeline.unet.config, pipeline.vae_scale_factor
+    channels = config.in_channels
+    if channels != pipeline.vae.config.latent_channels:
+        raise UserError(
+            f"the UNet takes {channels} channels and the autoencoder gives {pipeline.vae.config.latent_channels}: an "
+            "inpainting or image-conditioned model; use a text-to-image model"
+        )
+    if resolution is None:
+        size = config.sample_size
+        return (channels, size, size) if isinstance(size, int) else (channels, *size)
+    # the UNet halves latents once per level
+    multiple = factor * 2 ** (len(config.block_out_channels) - 1)
+    if resolution <= 0 or resolution % multiple:
+        raise UserError(f"resolution is {resolution}; this model needs a multiple of {multiple} pixels")
+    return (channels, resolution // factor, resolution // factor)

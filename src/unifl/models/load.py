@@ -1,0 +1,293 @@
+"""From a folder, a hub name or a single file to a Generator that is ready to train or to draw."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from safetensors import SafetensorError, safe_open
+
+from unifl.errors import UserError
+from unifl.models.adapters import START_ADAPTER, AdapterRoles
+from unifl.models.copies import CopyRoles
+from unifl.models.generator import Generator, MixedPrecision
+from unifl.models.lora import LoraTraining, lora_configs, unread_layers
+from unifl.models.prompts import text_encoder_names
+from unifl.models.roles import Roles
+
+PIPELINES = {cls.__name__: cls for cls in (StableDiffusionPipeline, StableDiffusionXLPipeline)}
+"""Pipeline classes that can be used (Stable Diffusion 1.x and 2.x, among them v-prediction; SDXL)."""
+
+
+@dataclass(kw_only=True)
+class FullTraining:
+    """Train all weights of the UNet; the reference, where a method needs one, is a copy."""
+
+    kind: Literal["full"] = "full"
+    text_encoder: bool = False
+    """Train the text encoders as well."""
+
+
+def load_generator(
+    source: str | Path,
+    *,
+    train: LoraTraining | FullTraining | None = None,
+    roles: Sequence[str] = ("reference",),
+    lora: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    mixed_precision: MixedPrecision = "no",
+    resolution: int | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+    config: str | None = None,
+    seed: int = 0,
+) -> Generator:
+    """Loads a model.
+
+    Args:
+        source: A diffusers folder, a hub name, or a .safetensors file.
+        train: What trains; None loads a generator that only draws.
+        roles: Roles besides the student, see `unifl.models.roles`.
+        lora: A LoRA to start from (folder, file or hub name, in diffusers or kohya format). It becomes part of the
+            start: the reference has it, and the student begins as the model with it.
+        device: Where everything goes.
+        dtype: Of the frozen weights. LoRA adapters are float32 in any case; full training needs float32.
+        mixed_precision: Precision of network evaluations.
+        resolution: Pixels; None takes the size the model was trained at.
+        revision: Of the hub repository.
+        variant: Of the weight files, such as "fp16".
+        config: For a single file: a diffusers folder or hub name of the same family, whose tokenizers and configs
+            are read (its weights are not). None asks the hub for the usual one.
+        seed: Decides the first values of the adapters.
+
+    Raises:
+        UserError: Nothing there, a pipeline class that is not supported, settings that do not fit.
+    """
+    if isinstance(train, FullTraining) and dtype != torch.float32:
+        raise UserError(
+            f"full fine-tuning updates the weights themselves, which {dtype} is too coarse for; load them in float32 "
+            "and set mixed_precision to bf16"
+        )
+    pipeline = load_pipeline(source, dtype=dtype, revision=revision, variant=variant, config=config)
+    return make_generator(
+        pipeline,
+        train=train,
+        roles=roles,
+        lora=lora,
+        device=device,
+        mixed_precision=mixed_precision,
+        resolution=resolution,
+        seed=seed,
+        source=str(source),
+    )
+
+
+def make_generator(
+    pipeline: Any,
+    *,
+    train: LoraTraining | FullTraining | None = None,
+    roles: Sequence[str] = ("reference",),
+    lora: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    mixed_precision: MixedPrecision = "no",
+    resolution: int | None = None,
+    seed: int = 0,
+    source: str = "",
+) -> Generator:
+    """As `load_generator`, for a pipeline that is loaded already; the pipeline becomes the generator's own."""
+    if type(pipeline).__name__ not in PIPELINES:
+        raise UserError(_unsupported(type(pipeline).__name__))
+    if lora is not None:
+        _load_start_lora(pipeline, lora, fuse=not isinstance(train, LoraTraining))
+    weight_sets = _make_roles(pipeline, train, seed)
+    pipeline.to(device)
+    generator = Generator(
+        pipeline, weight_sets, resolution=resolution, mixed_precision=mixed_precision, source=source
+    )
+    for role in roles:
+        weight_sets.add(role)
+    return generator
+
+
+def load_pipeline(
+    source: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+    variant: str | None = None,
+    config: str | None = None,
+) -> Any:
+    """Loads a supported diffusers pipeline; arguments as in `load_generator`.
+
+    The safety checker of Stable Diffusion 1 is left out: it would judge pictures that are never shown.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        pipeline = _from_single_file(path, dtype=dtype, config=config)
+    elif path.is_dir():
+        pipeline = _from_folder(path, dtype=dtype, variant=variant)
+    elif looks_like_path(str(source)):
+        raise UserError(f"no model at {source}; check the path (a diffusers folder or a .safetensors file)")
+    else:
+        pipeline = _from_hub(str(source), dtype=dtype, revision=revision, variant=variant)
+    if dtype == torch.float16 and pipeline.vae.config.get("force_upcast"):
+        pipeline.vae.to(torch.float32)  # the SDXL autoencoder overflows in half precision
+    return pipeline
+
+
+def looks_like_path(source: str) -> bool:
+    """Whether a string can only be meant as a path: hub names have at most one slash and no file ending."""
+    return (
+        source.startswith((".", "/", "~"))
+        or "\\" in source
+        or source.count("/") > 1
+        or source.endswith(("/", ".safetensors", ".ckpt", ".pt", ".bin"))
+    )
+
+
+def _from_folder(path: Path, *, dtype: torch.dtype, variant: str | None) -> Any:
+    index = path / "model_index.json"
+    if not index.is_file():
+        raise UserError(
+            f"{path} is not a diffusers folder: it has no model_index.json; give the folder that "
+            "pipeline.save_pretrained wrote"
+        )
+    try:
+        name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{index} cannot be read as the index of a pipeline; save the pipeline again"
+        ) from error
+    try:
+        return _pipeline_class(name).from_pretrained(
+            str(path), dtype=dtype, variant=variant, local_files_only=True, **_without_checker(name)
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _as_user_error(error, f"the pipeline in {path} cannot be loaded") from error
+
+
+def _from_hub(name: str, *, dtype: torch.dtype, revision: str | None, variant: str | None) -> Any:
+    try:
+        index = DiffusionPipeline.load_config(name, revision=revision)
+        class_name = index["_class_name"]
+        return _pipeline_class(class_name).from_pretrained(
+            name, dtype=dtype, revision=revision, variant=variant, **_without_checker(class_name)
+        )
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise _as_user_error(
+            error,
+            f"no folder {name} here, and no model of that name could be loaded from the hub; check the name, the "
+            "network and your access rights, or give a local folder",
+        ) from error
+
+
+def _from_single_file(path: Path, *, dtype: torch.dtype, config: str | None) -> Any:
+    if path.suffix != ".safetensors":
+        raise UserError(
+            f"{path} is not a .safetensors file; other formats can run code when opened, convert it first"
+        )
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            keys = list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} cannot be read as a safetensors file; it may be incomplete: {error}"
+        ) from error
+    if not any(key.startswith("model.diffusion_model.") for key in keys):
+        raise UserError(
+            f"{path} holds no complete Stable Diffusion checkpoint (no model.diffusion_model weights); a LoRA is "
+            "given by `lora`, on top of a model"
+        )
+    xl = any(key.startswith("conditioner.embedders.1.") for key in keys)
+    name = "StableDiffusionXLPipeline" if xl else "StableDiffusionPipeline"
+    try:
+        return _pipeline_class(name).from_single_file(
+            str(path), dtype=dtype, config=config, **_without_checker(name)
+        )
+    # diffusers and transformers raise many kinds here, down to KeyError for weights that do not fit a config
+    except Exception as error:
+        raise _as_user_error(
+            error,
+            f"the checkpoint {path} cannot be loaded; without network, set `config` to a local diffusers folder of "
+            "the same family, whose tokenizer and configs are read",
+        ) from error
+
+
+def _pipeline_class(name: str) -> Any:
+    if name not in PIPELINES:
+        raise UserError(_unsupported(name))
+    return PIPELINES[name]
+
+
+def _unsupported(name: str) -> str:
+    return f"pipelines of class {name} are not supported; supported are {', '.join(PIPELINES)}"
+
+
+def _without_checker(class_name: str) -> dict[str, Any]:
+    if class_name != "StableDiffusionPipeline":
+        return {"add_watermarker": False}
+    return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+
+
+def _as_user_error(error: Exception, what: str) -> UserError:
+    reason = " ".join(str(error).split())
+    return UserError(f"{what} ({reason[:300]})")
+
+
+def _load_start_lora(pipeline: Any, lora: str | Path, *, fuse: bool) -> None:
+    if looks_like_path(str(lora)) and not Path(lora).expanduser().exists():
+        raise UserError(f"no LoRA at {lora}; check the path (a .safetensors file or its folder)")
+    path = Path(lora).expanduser()
+    place = str(path) if path.exists() else str(lora)
+    try:
+        with _quiet("diffusers.loaders"):
+            pipeline.load_lora_weights(place, adapter_name=START_ADAPTER)
+    except Exception as error:
+        raise _as_user_error(
+            error, f"the LoRA {lora} cannot be loaded into this model; is it of its family?"
+        ) from error
+    if not any(
+        START_ADAPTER in (getattr(m, "peft_config", None) or {}) for m in _networks(pipeline).values()
+    ):
+        raise UserError(f"the LoRA {lora} changes no layer of this model; is it of its family?")
+    if fuse:
+        pipeline.fuse_lora(adapter_names=[START_ADAPTER])
+        pipeline.unload_lora_weights()
+
+
+def _make_roles(pipeline: Any, train: LoraTraining | FullTraining | None, seed: int) -> Roles:
+    networks = _networks(pipeline)
+    is_xl = isinstance(pipeline, StableDiffusionXLPipeline)
+    if isinstance(train, LoraTraining):
+        return AdapterRoles(networks, lora_configs(pipeline, train, is_xl=is_xl), seed=seed)
+    if train is None:
+        return CopyRoles(networks)
+    texts = text_encoder_names(pipeline) if train.text_encoder else []
+    frozen = [f"{n}.{path}" for n in texts for path in unread_layers(pipeline, n, is_xl=is_xl)]
+    return CopyRoles(networks, trained=["unet", *texts], frozen=frozen)
+
+
+def _networks(pipeline: Any) -> dict[str, Any]:
+    return {name: getattr(pipeline, name) for name in ("unet", *text_encoder_names(pipeline))}
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Mutes warnings that a component has no keys in a LoRA: a UNet-only LoRA is the usual case."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,74 @@
+"""A role as an ordinary diffusers pipeline: adapters folded into the weights, everything else shared."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from diffusers import DDIMScheduler
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from unifl.models.adapters import AdapterRoles
+from unifl.models.generator import Generator
+from unifl.models.roles import STUDENT
+from unifl.process import Spacing
+
+
+def merged_pipeline(generator: Generator, *, role: str = STUDENT, spacing: Spacing | None = None) -> Any:
+    """A pipeline of the generator's class that draws as a role does, and knows nothing of adapters.
+
+    Only the layers that carry adapters are copied; all other weights are shared with the generator, so the result
+    shows the model of this moment and should be saved or dropped before training goes on.
+
+    Args:
+        generator: Left as it is.
+        role: Whose weights.
+        spacing: Gives the pipeline a DDIM scheduler with these timesteps; None keeps its own scheduler.
+    """
+    pipeline = copy.copy(generator.pipeline)
+    for name in generator.roles.components:
+        module = generator.roles.module(name, role)
+        if isinstance(generator.roles, AdapterRoles):
+            module = _merged(module, generator.roles.adapters(name, role))
+        if module is not getattr(pipeline, name):
+            setattr(pipeline, name, module)
+    if spacing is not None:
+        pipeline.scheduler = sampling_scheduler(generator, spacing)
+    return pipeline
+
+
+def sampling_scheduler(generator: Generator, spacing: Spacing) -> DDIMScheduler:
+    """The diffusers scheduler that visits the same times and takes the same steps as this project's DDIM.
+
+    The last step goes to sigma = 0 (`set_alpha_to_one`), and x0 is not clipped: latents are not pictures.
+    """
+    return DDIMScheduler.from_config(
+        generator.pipeline.scheduler.config,
+        timestep_spacing=spacing,
+        steps_offset=generator.steps_offset,
+        set_alpha_to_one=True,
+        clip_sample=False,
+    )
+
+
+def _merged(module: nn.Module, adapters: list[str]) -> Any:
+    """The module with its adapter layers replaced by plain ones, sharing all other weights."""
+    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    clone: Any = copy.deepcopy(module, shared)
+    layers = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, BaseTunerLayer)]
+    for name, layer in layers:
+        # a true copy, since merging changes weights in place
+        own = copy.deepcopy(layer)
+        own.merge(adapter_names=[adapter for adapter in adapters if adapter in _adapters_of(own)])
+        parent, _, attribute = name.rpartition(".")
+        setattr(clone.get_submodule(parent), attribute, own.get_base_layer())
+    if layers:
+        # without these marks save_pretrained would look for adapters
+        clone._hf_peft_config_loaded = False
+        del clone.peft_config
+    return clone
+
+
+def _adapters_of(layer: BaseTunerLayer) -> set[str]:
+    return set(getattr(layer, "lora_A", {}))

@@ -1,0 +1,236 @@
+"""One run's files and processes: where it starts from, what it writes, what it shows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, broadcast_object_list
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from unifl import config as configs
+from unifl.disk import require_free_space
+from unifl.errors import TrainingStopped, UserError
+from unifl.training.checkpoint import (
+    SETTINGS,
+    find_checkpoint,
+    prune,
+    remove_unfinished,
+    set_newer_aside,
+    warn_about_differences,
+    write_checkpoint,
+    write_folder,
+)
+from unifl.training.clock import Clock, readable_seconds
+from unifl.training.config import TrainingConfig
+from unifl.training.logging import StepLines, save_grid
+from unifl.training.monitor import all_finite
+from unifl.training.state import TrainingState
+from unifl.training.statefile import sort_header
+
+SaveModel = Callable[[Path], Any]
+"""Writes the user-facing model into a folder that exists."""
+
+MODEL = "model"
+"""Folder of the user-facing model, in the run folder and in each checkpoint."""
+
+
+class Bar:
+    """A progress bar with the loss and the time that is left."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+
+    def update(self, loss: float, remaining_seconds: float | None) -> None:
+        """Move on by one step."""
+        shown = f"loss {loss:.4g}"
+        if remaining_seconds is not None:
+            shown += f", {readable_seconds(remaining_seconds)} left"
+        self._bar.set_postfix_str(shown, refresh=False)
+        self._bar.update()
+
+
+class Run:
+    """A run folder in use.
+
+    Attributes:
+        state: What trains.
+        config: How.
+        folder: Where everything is written.
+        clock: Durations so far.
+        last_checkpoint: The newest checkpoint that this run started from or wrote.
+    """
+
+    def __init__(
+        self,
+        state: TrainingState,
+        config: TrainingConfig,
+        folder: Path,
+        *,
+        settings: str,
+        accelerator: Accelerator,
+        save_model: SaveModel | None,
+    ) -> None:
+        self.state, self.config, self.folder = state, config, folder
+        self.accelerator = accelerator
+        self.last_checkpoint: Path | None = None
+        self.clock = Clock(
+            total_steps=config.max_train_steps,
+            checkpointing_steps=config.checkpointing_steps,
+            preview_steps=config.preview_steps,
+        )
+        self._settings = settings
+        self._save_model = save_model
+        self._lines: dict[str, StepLines] = {}
+
+    def start(self, resume_from_checkpoint: str | Path | None) -> None:
+        """Clean up, check the disk, choose a checkpoint and take over its state.
+
+        Raises:
+            UserError: See `train`.
+        """
+        chosen: list[Path | None] = [None]
+        if self.accelerator.is_main_process:
+            chosen = [find_checkpoint(self.folder, resume_from_checkpoint)]
+        self.last_checkpoint = broadcast_object_list(chosen)[0]
+        if self.last_checkpoint is not None:
+            self.state.read(self.last_checkpoint)
+        if self.accelerator.is_main_process:
+            if self.state.step < self.config.max_train_steps:
+                # weights, two moments of the optimiser, and as much again for the user's own format
+                require_free_space(self.folder, 4 * sum(tensor.nbytes for tensor in self.state.tensors()))
+            if self.last_checkpoint is not None:
+                warn_about_differences(self.last_checkpoint, self._settings)
+            remove_unfinished(self.folder)
+            set_newer_aside(self.folder, self.state.step)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / SETTINGS).write_text(self._settings, encoding="utf-8")
+
+    @contextmanager
+    def open(self, *, progress: bool) -> Iterator[Bar]:
+        """Log files, trackers and progress bar, for the time of the loop."""
+        if self.accelerator.is_main_process:
+            for name in ("metrics", "timings"):
+                self._lines[name] = StepLines(self.folder / f"{name}.jsonl", step=self.state.step)
+        if self.config.report_to is not None:
+            self.accelerator.init_trackers("unifl", config=_flat(configs.plain(self.config)))
+        hidden = not (progress and self.accelerator.is_main_process)
+        total, done = self.config.max_train_steps, self.state.step
+        layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+        try:
+            with tqdm(total=total, initial=done, disable=hidden, bar_format=layout) as bar:
+                yield Bar(bar)
+        finally:
+            for lines in self._lines.values():
+                lines.close()
+            self._lines = {}
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
+
+    def log(self, step: int, numbers: Mapping[str, float], seconds: float) -> None:
+        """Write the numbers of a step."""
+        if self._lines:
+            self._lines["metrics"].write(step, numbers)
+            self._lines["timings"].write(step, {"seconds": seconds})
+        if self.config.report_to is not None:
+            self.accelerator.log({**numbers, "seconds": seconds}, step=step)
+
+    def save_pictures(self, step: int, pictures: Mapping[str, Tensor]) -> None:
+        """Save grids as `samples/<step>-<name>.png`."""
+        for name, images in pictures.items():
+            save_grid(images, self.folder / "samples" / f"{step:06d}-{name.replace('/', '-')}.png")
+
+    def write_checkpoint(self) -> Path:
+        """Write `checkpoint-<step>` and remove those that are no longer wanted.
+
+        Raises:
+            UserError: The disk has no room for it.
+            TrainingStopped: Weights are NaN or infinite.
+        """
+        started = time.perf_counter()
+        step = self.state.step
+        path = self.folder / f"checkpoint-{step}"
+        if self.accelerator.is_main_process:
+            self._require_finite_weights()
+            require_free_space(self.folder, self.state.num_bytes())
+            for lines in self._lines.values():
+                lines.sync()
+            path = write_checkpoint(self.folder, step, self._settings, self._fill)
+            prune(
+                self.folder, limit=self.config.checkpoints_total_limit, every=self.config.checkpointing_steps
+            )
+        self.accelerator.wait_for_everyone()
+        self.last_checkpoint = path
+        self.clock.add_extra("checkpoint", time.perf_counter() - started)
+        return path
+
+    def finish(self) -> None:
+        """Write the user-facing model, unless a complete run is only being looked at again."""
+        if self.accelerator.is_main_process and self._save_model and not (self.folder / MODEL).exists():
+            write_folder(self.folder / MODEL, self._fill_model)
+        self.accelerator.wait_for_everyone()
+
+    def _fill(self, folder: Path) -> None:
+        self.state.write(folder)
+        if self._save_model is not None:
+            (folder / MODEL).mkdir()
+            self._fill_model(folder / MODEL)
+
+    def _fill_model(self, folder: Path) -> None:
+        """The caller's files, in bytes that depend on their content alone."""
+        assert self._save_model is not None
+        self._save_model(folder)
+        for path in folder.rglob("*.safetensors"):
+            sort_header(path)
+
+    def _require_finite_weights(self) -> None:
+        if all_finite(tensor for tensor in self.state.tensors() if tensor.is_floating_point()):
+            return
+        found = (
+            f"the last good checkpoint is {self.last_checkpoint}" if self.last_checkpoint else "there is none"
+        )
+        raise TrainingStopped(
+            f"stopped at step {self.state.step}: trained weights are NaN or infinite after the optimiser's step; "
+            f"{found}. Nothing was saved after it. A lower learning rate may help"
+        )
+
+
+def prepare_accelerator(given: Accelerator | None, config: TrainingConfig, run_folder: Path) -> Accelerator:
+    """The accelerator of a run, made here unless the caller has one.
+
+    Raises:
+        UserError: A tracker that cannot be used, or a way of distributing that the loop does not do.
+    """
+    if given is None:
+        try:
+            given = Accelerator(mixed_precision="no", log_with=config.report_to, project_dir=str(run_folder))
+        except ValueError as error:
+            raise UserError(f"accelerate refuses these settings: {error}") from error
+    if config.report_to is not None and not given.log_with:
+        raise UserError(
+            f"the tracker {config.report_to!r} is not installed; try: pip install {config.report_to}"
+        )
+    kind = given.distributed_type
+    if kind != DistributedType.NO and not kind.value.startswith("MULTI_"):
+        raise UserError(
+            f"training under {kind.value} is not supported; choose plain multi-process training in `accelerate config`"
+        )
+    if given.scaler is not None:
+        raise UserError("fp16 with loss scaling is not supported; use mixed_precision bf16 or no")
+    return given
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings as trackers take them: one level, scalars and text."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value if isinstance(value, bool | int | float | str) else str(value)
+    return flat

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from unifl.data import load_prompts
+from unifl.errors import UserError
+
+
+def test_reads_the_three_formats(tmp_path):
+    (tmp_path / "a.txt").write_text("a red circle\n\n  two cats \n", encoding="utf-8")
+    rows = [{"prompt": "a red circle", "tag": 1}, {"prompt": "two cats"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (tmp_path / "a.tsv").write_text("Prompt\tCategory\na red circle\tx\ntwo cats\ty\n", encoding="utf-8")
+    for name in ("a.txt", "a.jsonl", "a.tsv"):
+        assert load_prompts(tmp_path / name) == ["a red circle", "two cats"]
+
+
+def test_a_byte_order_mark_is_dropped(tmp_path):
+    (tmp_path / "a.txt").write_bytes("\ufeffa cat".encode())
+    assert load_prompts(tmp_path / "a.txt") == ["a cat"]
+
+
+def test_quotes_in_a_table_are_text(tmp_path):
+    (tmp_path / "a.tsv").write_text('Prompt\n"hello" she said\n', encoding="utf-8")
+    assert load_prompts(tmp_path / "a.tsv") == ['"hello" she said']
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"\n \n", "holds no prompt"),
+        ("a.txt", b"caf\xe9", "not UTF-8"),
+        ("a.csv", b"x", "use a .txt, .jsonl, .tsv file"),
+        ("a.jsonl", b'{"prompt": "a"}\n{"text": "b"}', r"row 2 .* no text under `prompt`"),
+        ("a.jsonl", b'{"prompt": ', "line 1 .* is not JSON"),
+        ("a.jsonl", b'["a"]', "line 1 .* is not an object"),
+        ("a.tsv", b"text\na\n", "no column `Prompt`"),
+    ],
+)
+def test_bad_files_are_explained(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load_prompts(tmp_path / name)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="no file .*none.txt"):
+        load_prompts(tmp_path / "none.txt")

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from unifl.errors import UserError
+from unifl.models.load import make_generator
+from unifl.randomness import Key
+from unifl.sampling import sample
+from unifl.testing import tiny_pipeline
+
+PROMPTS = ["a red circle", "two cats", "a dog"]
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return make_generator(tiny_pipeline("sd15"))
+
+
+def test_noise_belongs_to_seed_and_index(generator):
+    progress = []
+    together = sample(generator, PROMPTS, seed=1, num_steps=2, progress=lambda *done: progress.append(done))
+    apart = sample(
+        generator, PROMPTS, seed=1, num_steps=2, batch_size=2, progress=lambda *d: progress.append(d)
+    )
+    assert progress == [(3, 3), (2, 3), (3, 3)]
+    assert together.shape == (3, 3, 32, 32) and 0 <= float(together.min()) and float(together.max()) <= 1
+    assert torch.allclose(together, apart, atol=1e-5)
+    last = sample(generator, PROMPTS[2:], seed=1, indices=[2], num_steps=2)
+    assert torch.allclose(together[2:], last, atol=1e-5)
+    assert not torch.allclose(
+        last, sample(generator, PROMPTS[2:], seed=2, indices=[2], num_steps=2), atol=1e-3
+    )
+
+
+def test_equals_the_ddim_pipeline_of_diffusers():
+    from diffusers import DDIMScheduler
+
+    pipeline = tiny_pipeline("sd21")
+    noise = Key(0, 0, (0, 1)).normal("sample", (4, 8, 8))
+    for spacing in ("leading", "trailing"):
+        scheduler = DDIMScheduler.from_config(
+            pipeline.scheduler.config, timestep_spacing=spacing, set_alpha_to_one=True
+        )
+        pipeline.scheduler = scheduler
+        expected = pipeline(
+            PROMPTS[:2], latents=noise, num_inference_steps=5, guidance_scale=3.0, output_type="pt"
+        ).images
+        found = sample(make_generator(pipeline), PROMPTS[:2], num_steps=5, guidance=3.0, spacing=spacing)
+        assert torch.allclose(found, expected, atol=2e-5)
+
+
+def test_errors(generator):
+    with pytest.raises(UserError, match="no prompt"):
+        sample(generator, [])
+    with pytest.raises(UserError, match="2 indices for 1 prompts"):
+        sample(generator, ["a"], indices=[0, 1])
+    with pytest.raises(UserError, match="guidance is"):
+        sample(generator, ["a"], guidance=-1.0)
+    with pytest.raises(UserError, match="num_steps is 0"):
+        sample(generator, ["a"], num_steps=0)
+    with pytest.raises(UserError, match="batch_size"):
+        sample(generator, ["a"], batch_size=0)

@@ -1,0 +1,46 @@
+"""Whole models beside plain diffusers; the rows of docs/conformance.md that belong to no single file."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from unifl.models import LoraTraining, make_generator
+from unifl.models.save import save_lora
+from unifl.testing import FAMILIES, tiny_pipeline
+
+PROMPTS = ["a red circle", "a photo of a small blue square"]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def trained(request, tmp_path_factory):
+    """A student with LoRA on UNet and text encoders, far from its start, and the files it was saved to."""
+    generator = make_generator(
+        tiny_pipeline(request.param), train=LoraTraining(rank=4, alpha=2.0, text_encoder=True)
+    )
+    draws = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in generator.trainable_parameters().values():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=draws))
+    folder = tmp_path_factory.mktemp(request.param)
+    save_lora(generator, folder)
+    return request.param, generator, folder
+
+
+def _raw(generator, role: str = "student") -> torch.Tensor:
+    x_t = torch.randn(2, *generator.latent_shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        cond = generator.encode_prompts(PROMPTS, role=role)
+        return generator.denoise(role, x_t, torch.tensor([0.3, 0.9]), cond).raw
+
+
+@pytest.mark.parametrize(
+    "file", ["pytorch_lora_weights.safetensors", "pytorch_lora_weights_kohya.safetensors"]
+)
+def test_saved_lora_files_mean_the_same_to_diffusers(trained, file):
+    family, generator, folder = trained
+    plain = tiny_pipeline(family)
+    plain.load_lora_weights(str(folder), weight_name=file)
+    ours, theirs = _raw(generator), _raw(make_generator(plain))
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=5e-6)
+    assert (ours - _raw(generator, "reference")).abs().max() > 0.1
