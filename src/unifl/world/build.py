@@ -41,13 +41,13 @@ class BuildConfig:
     judge_pictures: int = 16_000
     critic_pictures: int = 6_000
     autoencoder_steps: int = 4_500
-    denoiser_steps: int = 6_500
-    early_step: int = 3_250
+    denoiser_steps: int = 5_200
+    early_step: int = 2_600
     judge_steps: int = 1_500
     critic_steps: int = 1_000
     reward_steps: int = 450
     pair_prompts: int = 2_000
-    baseline_prompts: int = 300
+    baseline_prompts: int = 200
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _trust(build: Build) -> None:
     (build.folder / "trust.json").write_text(json.dumps(record, indent=1))
 
 
-def _ascent_numbers(build: Build, number: int = 100) -> dict[str, dict[str, float]]:
+def _ascent_numbers(build: Build, number: int = 60) -> dict[str, dict[str, float]]:
     data = SceneImages.sample(number, seed=78, held_out=True)
     gold = build.judge("gold")
     before = gold(data.images, data.prompts)

@@ -1,4 +1,8 @@
-"""Training of the packaged denoiser with its text encoder: the plain noise-prediction loss on cached latents."""
+"""Training of the packaged denoiser with its text encoder: the noise-prediction loss on cached latents.
+
+Weighted by min(SNR, 5) / SNR (Min-SNR, 2303.09556): few steps are better spent on what a picture shows than on
+its last traces of noise.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ from unifl.world.dataset import RenderedSet, batch_rows
 from unifl.world.fitting import FitConfig, fit
 
 _SEED = 21
+_MAX_SNR = 5.0
 _DROP_CAPTION = 0.1  # so that guidance has an unconditional model to guide away from
 
 
@@ -71,7 +76,9 @@ def fit_denoiser(
         text = model["text"](torch.where(dropped[:, None], ids[-1:], ids[rows]))[0]
         t = (index + 1) / num_timesteps
         raw = model["unet"](process.add_noise(x0, eps, t), index, text).sample
-        return denoising_mse(raw, x0, eps, process.alpha(t), process.sigma(t), "epsilon").mean()
+        alpha, sigma = process.alpha(t), process.sigma(t)
+        weight = (_MAX_SNR * (sigma / alpha) ** 2).clamp(max=1)
+        return (weight * denoising_mse(raw, x0, eps, alpha, sigma, "epsilon")).mean()
 
     config = FitConfig(steps=steps, learning_rate=1.2e-3, warmup=200, ema_decay=0.999)
     fit(model, loss, config, folder, name="denoiser", snapshots={early: folder / "early.safetensors"})

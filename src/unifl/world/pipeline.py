@@ -11,7 +11,7 @@ from pathlib import Path
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from unifl.world.scenes import BACKGROUNDS, COLORS, COUNT_WORDS, RELATIONS, SHAPES, SIZES, STYLES
+from unifl.world.scenes import BACKGROUNDS, COLORS, COUNT_WORDS, PLURALS, RELATIONS, SHAPES, SIZES, STYLES
 
 LATENT_CHANNELS = 12
 TEXT_WIDTH = 96
@@ -21,8 +21,7 @@ MAX_TOKENS = 28
 def words() -> list[str]:
     """Every word that a caption can hold."""
     fixed = ["a", "and", "in", "row", "column", "style", "background", ",", *COUNT_WORDS.values()]
-    plural = [f"{shape}{'s'}" for shape in SHAPES]
-    named = [*SHAPES, *plural, *COLORS, *SIZES, *STYLES, *BACKGROUNDS, *" ".join(RELATIONS).split()]
+    named = [*SHAPES, *PLURALS.values(), *COLORS, *SIZES, *STYLES, *BACKGROUNDS, *" ".join(RELATIONS).split()]
     return sorted({*fixed, *named})
 
 

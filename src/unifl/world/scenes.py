@@ -25,6 +25,7 @@ BACKGROUNDS = ("white", "grey", "dark")
 RELATIONS = ("left of", "right of", "above", "below")
 QUALITIES = ("color", "layout", "lighting", "detail")
 COUNT_WORDS = {2: "two", 3: "three"}
+PLURALS = {"circle": "circles", "square": "squares", "triangle": "triangles", "star": "stars", "cross": "crosses"}
 _MIRROR = {"right of": "left of", "below": "above"}
 _HELD_OUT_PART = 5  # one combination in five is never trained on
 
@@ -61,7 +62,7 @@ class Description:
         if self.relation is None:
             body = f"a {first}"
         elif self.relation == "count":
-            body = f"{COUNT_WORDS[len(self.things)]} {first}s"
+            body = f"{COUNT_WORDS[len(self.things)]} {first.size} {first.color} {PLURALS[first.shape]}"
         elif self.relation in RELATIONS:
             body = f"a {first} {self.relation} a {self.things[1]}"
         else:
@@ -111,12 +112,13 @@ class Scene:
 
 
 _THING = rf"({'|'.join(SIZES)}) ({'|'.join(COLORS)}) ({'|'.join(SHAPES)})"
+_THINGS = rf"({'|'.join(SIZES)}) ({'|'.join(COLORS)}) ({'|'.join(PLURALS.values())})"
 _ENDING = rf", ({'|'.join(STYLES)}) style, ({'|'.join(BACKGROUNDS)}) background"
 _PATTERNS = {
     "one": re.compile(rf"a {_THING}{_ENDING}"),
     "two": re.compile(rf"a {_THING} ({'|'.join(RELATIONS)}) a {_THING}{_ENDING}"),
     "three": re.compile(rf"a {_THING}, a {_THING} and a {_THING} in a (row|column){_ENDING}"),
-    "count": re.compile(rf"(two|three) {_THING}s{_ENDING}"),
+    "count": re.compile(rf"(two|three) {_THINGS}{_ENDING}"),
 }
 
 
@@ -147,7 +149,8 @@ def _description(kind: str, groups: tuple[str, ...]) -> Description:
         things = (Thing(*groups[:3]), Thing(*groups[3:6]), Thing(*groups[6:9]))
         return Description(things, groups[9], style, background)
     number = {word: n for n, word in COUNT_WORDS.items()}[groups[0]]
-    return Description((Thing(*groups[1:4]),) * number, "count", style, background)
+    shape = {plural: shape for shape, plural in PLURALS.items()}[groups[3]]
+    return Description((Thing(groups[1], groups[2], shape),) * number, "count", style, background)
 
 
 def random_description(rng: np.random.Generator, num_objects: int) -> Description:
