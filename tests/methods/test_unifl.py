@@ -127,13 +127,15 @@ def test_evaluations_are_exact(unifl, micro, run_step, counted, config):
     assert dict(found) == expected
 
 
-def test_expected_evaluations_are_the_mean_over_stops(unifl):
-    counts = [
-        unifl(UniFLConfig(adversarial=adversarial(stop=(k, k)))).evaluations(8)["unet forward"]
-        for k in (0, 1)
-    ]
-    assert "unet forward" not in unifl(UniFLConfig(adversarial=adversarial(stop=(2, 2)))).evaluations(8)
-    assert unifl(UniFLConfig(adversarial=adversarial())).evaluations(8)["unet forward"] == sum(counts) / 3
+def test_expected_evaluations_are_the_mean_over_stops(unifl, make):
+    generator = make()
+
+    def forward(stop):
+        method = unifl(UniFLConfig(adversarial=adversarial(stop=stop)), generator)
+        return method.evaluations(8).get("unet forward", 0.0)
+
+    alone = [forward((k, k)) for k in range(3)]
+    assert alone == [16.0, 8.0, 0.0] and forward(None) == sum(alone) / 3
 
 
 def test_text_encoders_that_train_are_counted_and_get_gradients(unifl, make, micro, run_step, counted):

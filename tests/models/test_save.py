@@ -42,6 +42,21 @@ def draw(pipeline):
     ).images
 
 
+def under_equal_conditions(loaded, pipeline):
+    """The loaded pipeline, with weights where torch put them and not within a mapped file, frozen where the other is.
+
+    torch picks another kernel for weights that are not aligned or need a gradient; that costs the last bit.
+    """
+    for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        if getattr(pipeline, name, None) is not None:
+            own, other = getattr(pipeline, name), getattr(loaded, name)
+            for a, b in zip(own.parameters(), other.parameters(), strict=True):
+                assert torch.equal(a, b)
+                b.data = b.data.clone()
+                b.requires_grad_(a.requires_grad)
+    return loaded
+
+
 def difference(a, b):
     return (a - b).abs().max().item()
 
@@ -55,7 +70,8 @@ def test_full_pipeline_loads_with_identical_output(family, tmp_path):
     assert difference(trained, start) > 0.05
     loaded = diffusers.DiffusionPipeline.from_pretrained(save_pipeline(generator, tmp_path / "out"))
     assert type(loaded) is type(generator.pipeline)
-    assert difference(draw(loaded), trained) == 0
+    assert difference(draw(loaded), trained) <= 2e-6
+    assert difference(draw(under_equal_conditions(loaded, generator.pipeline)), trained) == 0
     assert not list((tmp_path / "out").rglob("*.bin"))
 
 
@@ -107,7 +123,7 @@ def test_ema_can_be_saved(tmp_path):
         assert difference(draw(load_pipeline(folder)), draw(generator.pipeline)) <= 1e-5
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
 def test_starting_from_a_lora(family, tmp_path):
     base = tiny_folder(family, tmp_path / "base")
     first = load_generator(base, train=LORA)

@@ -111,7 +111,7 @@ def test_accelerate_launch_equals_one_process_and_resumes(tmp_path):
         command += ["--main_process_port", str(_free_port()), str(SCRIPT), str(tmp_path / "run")]
         command += ["--changes", json.dumps(changes | {"max_train_steps": steps, "lr_scheduler": "constant"})]
         command += ["--dtype", "float64"]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=3600)
         assert result.returncode == 0, result.stderr
     _, expected = _train(tmp_path / "alone", **CHANGES, train_batch_size=8, lr_scheduler="constant")
     found = read_lines(tmp_path / "run" / "metrics.jsonl")

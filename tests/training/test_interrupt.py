@@ -9,7 +9,7 @@ import signal
 import time
 
 import pytest
-from training_toy import Toy, ToyConfig, run_folder_bytes, save_toy, toy_config
+from training_toy import Toy, run_folder_bytes, save_toy, toy_config
 
 from unifl.training import checkpoint, run
 from unifl.training.loop import train
@@ -17,20 +17,16 @@ from unifl.training.loop import train
 CONFIG = {"checkpointing_steps": 2, "checkpoints_total_limit": 2, "preview_steps": 3}
 
 
-def _train(folder, *, pause=0.0, at=None, **changes):
-    """A whole run in a process of its own; `at` is called with the place reached, to die there."""
+def _train(folder, *, at=None, cpu_seconds=0.0):
+    """A whole run; `at` is called with the place reached, to die there, and so does who uses up `cpu_seconds`."""
     if at is not None:
         for module, name in ((checkpoint, "_flush_tree"), (run, "prune")):
             original = getattr(module, name)
             setattr(module, name, lambda *args, o=original, n=name, **kw: (at(n), o(*args, **kw)))
-    toy = Toy(config=ToyConfig(pause=pause))
-    config = toy_config(**(CONFIG | changes))
-    # one text for all pauses: the settings are kept in the checkpoints
-    steps = train(
-        toy, config, folder, save_model=save_toy(toy), resume_from_checkpoint="latest", settings="toy: true\n"
-    )
-    for _ in steps:
-        pass
+    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+    toy = Toy()
+    config = toy_config(**CONFIG)
+    list(train(toy, config, folder, save_model=save_toy(toy), resume_from_checkpoint="latest"))
 
 
 def _start(folder, **arguments):
@@ -47,30 +43,32 @@ def whole(tmp_path_factory):
     return run_folder_bytes(folder)
 
 
-def _kill_until_done(folder, seed, *, longest, pause):
-    """Kill runs after random times until one gets through; returns how many were killed."""
+def _kill_until_done(folder, seed, *, longest):
+    """Kill runs after random amounts of CPU time until one gets through; returns how many were killed.
+
+    The timer's signal has no handler and ends the process between two instructions, as SIGKILL does; unlike a
+    clock it falls into the same places on a busy machine.
+    """
     rng, killed = random.Random(seed), 0
     while True:
-        child = _start(folder, pause=pause)
-        child.join(rng.uniform(0.02, longest))
-        if not child.is_alive():
-            assert child.exitcode == 0
-            return killed
-        os.kill(child.pid, signal.SIGKILL)
+        child = _start(folder, cpu_seconds=rng.uniform(0.01, longest))
         child.join()
+        if child.exitcode == 0:
+            return killed
+        assert child.exitcode == -signal.SIGPROF
         killed += 1
         longest *= 1.2
 
 
 def test_killed_at_random_moments_a_run_ends_the_same(tmp_path, whole):
-    assert _kill_until_done(tmp_path, 0, longest=0.1, pause=0.005) >= 1
+    assert _kill_until_done(tmp_path, 0, longest=0.1) >= 1
     assert run_folder_bytes(tmp_path) == whole
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(1, 21))
 def test_killed_at_many_random_moments_a_run_ends_the_same(tmp_path, whole, seed):
-    assert _kill_until_done(tmp_path, seed, longest=0.07, pause=0.003) >= 1
+    assert _kill_until_done(tmp_path, seed, longest=0.1) >= 1
     assert run_folder_bytes(tmp_path) == whole
 
 
@@ -104,7 +102,7 @@ def test_a_signal_during_a_step_waits_for_its_end_and_leaves_a_checkpoint(tmp_pa
     toy = Interrupted()
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit):
-        list(train(toy, toy_config(**CONFIG), tmp_path, save_model=save_toy(toy), settings="toy: true\n"))
+        list(train(toy, toy_config(**CONFIG), tmp_path, save_model=save_toy(toy)))
     assert signal.getsignal(number) == before
     assert checkpoint.latest_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
     _train(tmp_path)
@@ -121,7 +119,7 @@ def test_a_second_signal_does_not_wait(tmp_path, whole):
             return super().step(update, batch)
 
     with pytest.raises(KeyboardInterrupt):
-        list(train(Impatient(), toy_config(**CONFIG), tmp_path, settings="toy: true\n"))
+        list(train(Impatient(), toy_config(**CONFIG), tmp_path))
     assert checkpoint.latest_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ class ToyConfig:
     kind: str = "toy"
     poison_step: int = -1
     poison: str = "loss"
-    pause: float = 0.0
 
 
 class ToyGenerator:
@@ -72,7 +70,6 @@ class Toy:
         self.running: dict[str, Any] = {"mean": torch.zeros((), dtype=torch.float64), "count": 0}
 
     def step(self, update: str, batch: MicroBatch) -> StepOutput:
-        time.sleep(self.config.pause)
         real = torch.stack(batch.data["points"])
         if update == "discriminator":
             return self._discriminator_step(real, batch)

@@ -34,14 +34,14 @@ def _outputs(scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor]:
     cell, total = split_fields(cells, whole)  # views
     cell["object"].copy_(truth["object"] * 20 - 10)
     cell["offset"].copy_(truth["offset"])
-    for key, names in (("shape", SHAPES), ("color", COLORS), ("size", SIZES)):
+    for key, names in (("shape", SHAPES), ("color", COLORS), ("size", SIZES), ("style", STYLES)):
         for k in range(len(names)):
             cell[key][:, k] = 10.0 * (truth[key] == k)
-    for key, names in (("style", STYLES), ("background", BACKGROUNDS)):
-        for k in range(len(names)):
-            total[key][:, k] = 10.0 * (truth[key] == k)
-    total["quality"].copy_(torch.logit(truth["quality"]))
-    total["structure"].fill_(10.0)
+    for k in range(len(BACKGROUNDS)):
+        total["background"][:, k] = 10.0 * (truth["background"] == k)
+    total["quality"].copy_(torch.logit(truth["quality"][:, :3]))
+    cell["detail"].copy_(torch.logit(truth["quality"][:, 3])[:, None, None, None].expand(-1, 1, 16, 16))
+    cell["structure"].fill_(10.0)
     return cells, whole
 
 

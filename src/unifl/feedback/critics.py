@@ -133,9 +133,10 @@ class StyleCritic:
 
     def __call__(self, images: Float[Tensor, "b 3 h w"], batch: Batch) -> Float[Tensor, " b"]:
         """Distance of Gram matrices to the real pictures of the batch."""
+        made = self.network(images)  # first: a trunk shared with other critics still holds these pictures
         with torch.no_grad():
             real = self.network(batch.images)
-        return gram_distance(self.network(images), real)
+        return gram_distance(made, real)
 
     def pseudo(self, batch: Batch) -> Batch:
         """Unchanged: the real picture itself is the target."""

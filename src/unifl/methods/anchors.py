@@ -40,7 +40,7 @@ def denoising_anchor(generator: Generator, rows: Rows, key: Key) -> Float[Tensor
     eps = key.normal("anchor/noise", x0.shape[1:], device=x0.device, dtype=x0.dtype)
     index = key.integers("anchor/timestep", 0, generator.num_train_timesteps).to(x0.device)
     t = (index.to(x0.dtype) + 1) / generator.num_train_timesteps
-    alpha, sigma = generator.process.alpha(t), generator.process.sigma(t)
+    alpha, sigma = generator.process.weights(t)
     x_t = generator.process.add_noise(x0, eps, t)
     raw = generator.denoise("student", x_t, t, rows.cond).raw
     return denoising_mse(raw, x0, eps, alpha, sigma, generator.kind).mean()

@@ -200,7 +200,7 @@ class Generator:
             without, with_prompt = self._evaluate(role, x_t.repeat(2, 1, 1, 1), t.repeat(2), both).chunk(2)
             raw = without + guidance * (with_prompt - without)
         x_t, t = x_t.float(), t.float()
-        alpha, sigma = self.process.alpha(t), self.process.sigma(t)
+        alpha, sigma = self.process.weights(t)
         x0 = to_x0(raw, x_t, alpha, sigma, self.kind)
         return Prediction(x_t, t, raw, x0, to_eps(raw, x_t, alpha, sigma, self.kind))
 

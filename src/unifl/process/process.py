@@ -33,12 +33,16 @@ class Process(ABC):
     """A Gaussian path between data (t = 0) and noise (t = 1)."""
 
     @abstractmethod
+    def weights(self, t: Float[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+        """Weights (alpha, sigma) of data and noise at time t in [0, 1]; dtype and device of t."""
+
     def alpha(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """Weight of the data at time t in [0, 1]; dtype and device of t."""
+        return self.weights(t)[0]
 
-    @abstractmethod
     def sigma(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """Weight of the noise at time t in [0, 1]; dtype and device of t."""
+        return self.weights(t)[1]
 
     def add_noise(
         self, x0: Float[Tensor, "b *d"], eps: Float[Tensor, "b *d"], t: Float[Tensor, " b"]
@@ -50,19 +54,16 @@ class Process(ABC):
             eps: standard normal noise of the same shape.
             t: one time per sample, in [0, 1].
         """
-        return per_sample(self.alpha(t), x0) * x0 + per_sample(self.sigma(t), x0) * eps
+        alpha, sigma = self.weights(t)
+        return per_sample(alpha, x0) * x0 + per_sample(sigma, x0) * eps
 
 
 class Flow(Process):
     """The straight path of rectified flow: alpha = 1 - t, sigma = t (Liu et al., arXiv 2209.03003)."""
 
-    def alpha(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """Weight of the data: 1 - t."""
-        return 1 - t
-
-    def sigma(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """Weight of the noise: t."""
-        return t
+    def weights(self, t: Float[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+        """1 - t and t."""
+        return 1 - t, t
 
 
 class DiscreteVP(Process):
@@ -98,16 +99,8 @@ class DiscreteVP(Process):
         """T, the number of indices."""
         return len(self.alphas_cumprod)
 
-    def alpha(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """Weight of the data, 1 at t = 0."""
-        return self._weights(t)[0]
-
-    def sigma(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """Weight of the noise, 0 at t = 0."""
-        return self._weights(t)[1]
-
-    def _weights(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Both weights, computed in the precision of the tables."""
+    def weights(self, t: Float[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+        """(1, 0) at t = 0; computed in the precision of the tables."""
         abar, table = self._tables(t.device)
         last = self.num_train_timesteps - 1
         position = t.to(abar.dtype) * (last + 1) - 1  # -1 is t = 0, `last` is t = 1

@@ -36,11 +36,11 @@ def ddim_step(
     Reference:
         Song et al., arXiv 2010.02502, equations 12 and 16, written for any alpha and sigma.
     """
-    alpha, sigma = process.alpha(s), process.sigma(s)
+    alpha, sigma = process.weights(s)
     if eta == 0:
         return per_sample(alpha, x0) * x0 + per_sample(sigma, x0) * eps
     assert t is not None and noise is not None, "a stochastic step needs t and noise"
-    alpha_t, sigma_t = process.alpha(t), process.sigma(t)
+    alpha_t, sigma_t = process.weights(t)
     # eq. 16; for alpha^2 + sigma^2 = 1 the bracket is 1 - abar_t / abar_s
     forward_variance = (sigma_t**2 - (alpha_t / alpha * sigma) ** 2).clamp(min=0)
     tau = eta * sigma / sigma_t * forward_variance.sqrt()

@@ -43,7 +43,7 @@ class BuildConfig:
     autoencoder_steps: int = 4_500
     denoiser_steps: int = 5_200
     early_step: int = 2_600
-    judge_steps: int = 1_500
+    judge_steps: int = 1_300
     critic_steps: int = 1_000
     reward_steps: int = 450
     pair_prompts: int = 2_000

@@ -76,7 +76,7 @@ def fit_denoiser(
         text = model["text"](torch.where(dropped[:, None], ids[-1:], ids[rows]))[0]
         t = (index + 1) / num_timesteps
         raw = model["unet"](process.add_noise(x0, eps, t), index, text).sample
-        alpha, sigma = process.alpha(t), process.sigma(t)
+        alpha, sigma = process.weights(t)
         weight = (_MAX_SNR * (sigma / alpha) ** 2).clamp(max=1)
         return (weight * denoising_mse(raw, x0, eps, alpha, sigma, "epsilon")).mean()
 

@@ -14,8 +14,8 @@ from unifl.world.corruption import damage
 from unifl.world.dataset import RenderedSet, batch_rows
 from unifl.world.fitting import FitConfig, fit
 from unifl.world.judges import JudgeName, JudgeNetwork
-from unifl.world.reading import GRID, split_fields
-from unifl.world.scenes import BACKGROUNDS, COLORS, SHAPES, SIZES, STYLES, Scene
+from unifl.world.reading import GRID, WHOLE_QUALITIES, split_fields
+from unifl.world.scenes import BACKGROUNDS, COLORS, QUALITIES, SHAPES, SIZES, STYLES, Scene
 
 SEEDS: dict[str, int] = {"annotator": 101, "validation": 202, "gold": 303}
 
@@ -27,11 +27,12 @@ def targets(scenes: list[Scene]) -> dict[str, Tensor]:
         "object": torch.zeros(number, 1, GRID, GRID),
         "offset": torch.zeros(number, 2, GRID, GRID),
         **{key: torch.full((number, GRID, GRID), -100) for key in ("shape", "color", "size")},
-        "style": torch.tensor([STYLES.index(s.description.style) for s in scenes]),
         "background": torch.tensor([BACKGROUNDS.index(s.description.background) for s in scenes]),
         "quality": torch.tensor([s.quality for s in scenes]),
     }
+    out["style"] = torch.full((number, GRID, GRID), -100)
     for b, scene in enumerate(scenes):
+        style = STYLES.index(scene.description.style)
         for placed in scene.objects:
             x, y = placed.x * GRID, placed.y * GRID
             j, i = (min(max(int(v), 0), GRID - 1) for v in (x, y))
@@ -39,6 +40,7 @@ def targets(scenes: list[Scene]) -> dict[str, Tensor]:
             out["offset"][b, :, i, j] = torch.tensor([x - j - 0.5, y - i - 0.5])
             out["shape"][b, i, j] = SHAPES.index(placed.thing.shape)
             out["color"][b, i, j] = COLORS.index(placed.thing.color)
+            out["style"][b, i, j] = style
             out["size"][b, i, j] = SIZES.index(placed.thing.size)
     return out
 
@@ -51,12 +53,15 @@ def judge_loss(
     here = truth["object"]
     loss = F.binary_cross_entropy_with_logits(cell["object"], here, pos_weight=torch.tensor(8.0)) * 8
     loss = loss + ((cell["offset"] - truth["offset"]).abs() * here).sum() / here.sum()
-    for key in ("shape", "color", "size"):
+    for key in ("shape", "color", "size", "style"):
         loss = loss + F.cross_entropy(cell[key], truth[key])
-    for key in ("style", "background"):
-        loss = loss + F.cross_entropy(total[key], truth[key])
-    loss = loss + 8 * F.mse_loss(total["quality"].sigmoid(), truth["quality"])
-    return loss + 4 * F.mse_loss(total["structure"].sigmoid()[:, 0], structure)
+    loss = loss + F.cross_entropy(total["background"], truth["background"])
+    whole_axes = [QUALITIES.index(axis) for axis in WHOLE_QUALITIES]
+    loss = loss + 25 * F.mse_loss(total["quality"].sigmoid(), truth["quality"][:, whole_axes])
+    for key, label in (("detail", truth["quality"][:, QUALITIES.index("detail")]), ("structure", structure)):
+        error = (cell[key].sigmoid() - label[:, None, None, None]) ** 2
+        loss = loss + 10 * (error * here).sum() / here.sum()
+    return loss
 
 
 def fit_judge(

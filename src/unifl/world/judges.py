@@ -20,6 +20,7 @@ from unifl.world.reading import CELL_CHANNELS, WHOLE_CHANNELS, Reading, read, sc
 
 JudgeName = Literal["annotator", "validation", "gold"]
 FEATURE_DIM = 48
+_THUMBNAIL = 8
 
 
 class _Residual(nn.Module):
@@ -107,7 +108,10 @@ class JudgeNetwork(nn.Module):
         self.merge = nn.Conv2d(width + 96, width, 1)
         self.mix = block(width) if name != "gold" else _Residual(width)
         self.cells = nn.Conv2d(width, CELL_CHANNELS, 1)
-        self.summary = nn.Sequential(nn.Linear(96 + 2 * width, FEATURE_DIM), nn.SiLU())
+        pooled = 2 * (96 + 2 * width) + width + 3 * _THUMBNAIL**2
+        self.summary = nn.Sequential(
+            nn.Linear(pooled, 160), nn.SiLU(), nn.Linear(160, FEATURE_DIM), nn.SiLU()
+        )
         self.whole = nn.Linear(FEATURE_DIM, WHOLE_CHANNELS)
 
     def forward(
@@ -122,8 +126,13 @@ class JudgeNetwork(nn.Module):
         context = self.context(local)
         wide = F.interpolate(context, size=local.shape[-2:], mode="bilinear", align_corners=False)
         merged = self.mix(self.merge(torch.cat([local, wide], 1)))
-        pooled = [context.mean((2, 3)), merged.mean((2, 3)), merged.amax((2, 3))]
-        return self.cells(merged), self.summary(torch.cat(pooled, 1))
+        # Light is a gradient over the whole picture and sharpness lives in the spread of features: neither
+        # survives a plain mean, so spreads and a thumbnail of the picture join it.
+        pooled = [
+            p for x in (local, context, merged) for p in (x.mean((2, 3)), (x.var((2, 3)) + 1e-4).sqrt())
+        ]
+        thumbnail = F.adaptive_avg_pool2d(images * 2 - 1, _THUMBNAIL).flatten(1)
+        return self.cells(merged), self.summary(torch.cat([*pooled, merged.amax((2, 3)), thumbnail], 1))
 
     def features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """The summary that style, background and qualities are read from."""

@@ -1,7 +1,7 @@
 """From a judge's raw outputs to what it read, and from that to scores against a caption.
 
-A judge sees a picture as a grid of cells: is the centre of an object here, and which one; and as a whole:
-style, background, four qualities, structure.
+A judge sees a picture as a grid of cells: is the centre of an object here, which one, drawn in what style, how
+sharp and how well formed; and as a whole: background, color, layout and lighting.
 """
 
 from __future__ import annotations
@@ -12,19 +12,24 @@ from itertools import pairwise, permutations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unifl.world.scenes import BACKGROUNDS, COLORS, QUALITIES, SHAPES, SIZES, STYLES, Description, parse
 
 GRID = 16
-_CELL_FIELDS = {"object": 1, "offset": 2, "shape": len(SHAPES), "color": len(COLORS), "size": len(SIZES)}
-_WHOLE_FIELDS = {
+_CELL_FIELDS = {
+    "object": 1,
+    "offset": 2,
+    "shape": len(SHAPES),
+    "color": len(COLORS),
+    "size": len(SIZES),
     "style": len(STYLES),
-    "background": len(BACKGROUNDS),
-    "quality": len(QUALITIES),
+    "detail": 1,
     "structure": 1,
 }
+WHOLE_QUALITIES = tuple(axis for axis in QUALITIES if axis != "detail")  # sharpness is read at the objects
+_WHOLE_FIELDS = {"background": len(BACKGROUNDS), "quality": len(WHOLE_QUALITIES)}
 CELL_CHANNELS = sum(_CELL_FIELDS.values())
 WHOLE_CHANNELS = sum(_WHOLE_FIELDS.values())
 _THRESHOLD = 0.4
@@ -67,15 +72,26 @@ def read(cells: Float[Tensor, "b c g g"], whole: Float[Tensor, "b d"]) -> list[R
     heat = cell["object"].sigmoid()
     # An even window would shift peaks; 3 x 3 keeps one peak per object (they lie at least 4 cells apart).
     peaks = (heat == F.max_pool2d(heat, 3, stride=1, padding=1)) & (heat > _THRESHOLD)
-    style, background = total["style"].argmax(1).tolist(), total["background"].argmax(1).tolist()
-    quality, structure = total["quality"].sigmoid().tolist(), total["structure"].sigmoid()[:, 0].tolist()
+    style = _at_objects(cell["style"], heat, peaks).argmax(1).tolist()
+    detail = _at_objects(cell["detail"].sigmoid(), heat, peaks)[:, 0].tolist()
+    structure = _at_objects(cell["structure"].sigmoid(), heat, peaks)[:, 0].tolist()
+    background, quality = total["background"].argmax(1).tolist(), total["quality"].sigmoid().tolist()
     readings = []
     for b in range(len(cells)):
         objects = tuple(_found(cell, b, int(i), int(j)) for i, j in peaks[b, 0].nonzero())
-        readings.append(
-            Reading(objects, STYLES[style[b]], BACKGROUNDS[background[b]], tuple(quality[b]), structure[b])
-        )
+        levels = dict(zip(WHOLE_QUALITIES, quality[b], strict=True)) | {"detail": detail[b]}
+        ordered = tuple(levels[axis] for axis in QUALITIES)
+        readings.append(Reading(objects, STYLES[style[b]], BACKGROUNDS[background[b]], ordered, structure[b]))
     return readings
+
+
+def _at_objects(
+    values: Float[Tensor, "b k g g"], heat: Float[Tensor, "b 1 g g"], peaks: Bool[Tensor, "b 1 g g"]
+) -> Float[Tensor, "b k"]:
+    """Mean over the objects that were found; where there are none, over the likeliest cells."""
+    found = peaks.flatten(1).any(1)[:, None, None, None]
+    weight = torch.where(found, heat * peaks, heat**4)
+    return (values * weight).sum((2, 3)) / weight.sum((2, 3)).clamp(min=1e-8)
 
 
 def _found(cell: dict[str, Tensor], b: int, i: int, j: int) -> Found:

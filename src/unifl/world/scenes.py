@@ -25,7 +25,13 @@ BACKGROUNDS = ("white", "grey", "dark")
 RELATIONS = ("left of", "right of", "above", "below")
 QUALITIES = ("color", "layout", "lighting", "detail")
 COUNT_WORDS = {2: "two", 3: "three"}
-PLURALS = {"circle": "circles", "square": "squares", "triangle": "triangles", "star": "stars", "cross": "crosses"}
+PLURALS = {
+    "circle": "circles",
+    "square": "squares",
+    "triangle": "triangles",
+    "star": "stars",
+    "cross": "crosses",
+}
 _MIRROR = {"right of": "left of", "below": "above"}
 _HELD_OUT_PART = 5  # one combination in five is never trained on
 

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from assembly_toy import PROMPTS, SAMPLES, Reader
+
+from unifl.assembly.evaluate import Candidate, evaluate_models, object_numbers, weights_sha256
+from unifl.assembly.recipe import SamplingConfig
+from unifl.errors import UserError
+from unifl.metrics import read_result
+from unifl.models import LoraTraining, make_generator, save_lora
+from unifl.testing import tiny_pipeline
+
+
+@pytest.fixture
+def generator():
+    generator = make_generator(tiny_pipeline("sd15"), train=LoraTraining(rank=2))
+    with torch.no_grad():
+        for number, parameter in enumerate(generator.trainable_parameters().values()):
+            parameter.normal_(0, 0.2, generator=torch.Generator().manual_seed(number))
+    return generator
+
+
+def _candidates(generator):
+    how = SamplingConfig(num_steps=2, guidance=1.0)
+    return {
+        "base@2": Candidate(generator=generator, role="reference", sampling=how, batch_size=3),
+        "mine@2": Candidate(generator=generator, sampling=how, batch_size=3),
+    }
+
+
+def test_models_of_one_generator_are_evaluated_compared_and_written(generator, tmp_path):
+    references = {"curated": torch.stack([sample.image for sample in SAMPLES])}
+    done = evaluate_models(
+        _candidates(generator),
+        PROMPTS,
+        Reader(),
+        judge_name="toy",
+        folder=tmp_path,
+        pairs=[("mine@2", "base@2")],
+        object_counts=[1, 1, 2, 2],
+        references=references,
+        seeds=(0, 1),
+        diversity_prompts=2,
+        num_pictures=3,
+    )
+    assert read_result(tmp_path / "result.json") == done.result
+    metrics = done.result.models["mine@2"].metrics
+    assert {"overall", "alignment_one_object", "alignment_two_object", "frechet_curated", "diversity"} <= set(
+        metrics
+    )
+    assert metrics["frechet_curated"].n == 4
+    assert done.result.comparisons[0].n == len(PROMPTS)
+    assert sorted(path.name for path in (tmp_path / "samples/mine@2").iterdir()) == [
+        "0.png",
+        "1.png",
+        "2.png",
+    ]
+
+
+def test_scores_are_used_again_only_for_the_same_weights_prompts_and_judge(generator, tmp_path):
+    drawn = []
+
+    def evaluate(prompts=PROMPTS, judge_name="toy"):
+        drawn.clear()
+        return evaluate_models(
+            _candidates(generator),
+            prompts,
+            Reader(),
+            judge_name=judge_name,
+            folder=tmp_path,
+            diversity_prompts=0,
+            reuse=True,
+            progress=lambda name, done, total: drawn.append(name),
+        )
+
+    first = evaluate()
+    assert set(drawn) == {"base@2", "mine@2"}
+    again = evaluate()
+    assert drawn == []
+    assert again.result == first.result
+    evaluate(judge_name="another")
+    assert set(drawn) == {"base@2", "mine@2"}
+    with torch.no_grad():
+        next(iter(generator.trainable_parameters().values())).add_(1)
+    evaluate(judge_name="another")
+    assert set(drawn) == {"mine@2"}
+    evaluate(prompts=PROMPTS[:3], judge_name="another")
+    assert set(drawn) == {"base@2", "mine@2"}
+
+
+def test_a_hash_is_of_the_weights_and_not_of_the_way_they_were_loaded(generator, tmp_path):
+    plain = make_generator(tiny_pipeline("sd15"))
+    assert weights_sha256(generator, "reference") == weights_sha256(plain)
+    assert weights_sha256(generator) != weights_sha256(plain)
+    save_lora(generator, tmp_path)
+    again = make_generator(tiny_pipeline("sd15"), train=LoraTraining(rank=2), lora=tmp_path)
+    assert weights_sha256(again, "reference") == weights_sha256(generator)
+
+
+def test_pairs_must_name_models(generator, tmp_path):
+    with pytest.raises(UserError, match="no model 'base@4' to compare; there are base@2, mine@2"):
+        evaluate_models(
+            _candidates(generator),
+            PROMPTS,
+            Reader(),
+            judge_name="toy",
+            folder=tmp_path,
+            pairs=[("mine@2", "base@4")],
+        )
+
+
+def test_objects_are_counted_in_captions_of_the_world():
+    captions = [
+        "a small red circle, flat style, white background",
+        "a small red circle left of a large blue square, flat style, white background",
+        "three large green stars, dotted style, dark background",
+    ]
+    assert object_numbers(captions) == [1, 2, 3]

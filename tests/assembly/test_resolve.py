@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from assembly_toy import PROMPTS, Reader, RewardNet
+
+from unifl.assembly import resolve, world_names
+from unifl.assembly.figures import Spec
+from unifl.assembly.locate import locate_model
+from unifl.assembly.recipe import Part
+from unifl.errors import UserError
+from unifl.feedback import NetworkFeedback
+from unifl.feedback.networks import RewardNetwork, SharedTrunk, save_family
+
+PICTURES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_functions_factories_and_classes_become_feedback():
+    plain = resolve.feedback("assembly_toy:red", name="red")
+    made = resolve.feedback(Part(path="assembly_toy:scaled", kwargs={"factor": 2.0}), name="twice")
+    alone = resolve.feedback(Part(path="assembly_toy:red_alone", needs_prompt=False), name="alone")
+    network = resolve.feedback(Part(path="assembly_toy:RewardNet", kwargs={"scale": 3.0}), name="net")
+    assert torch.equal(made(PICTURES, ["", ""]), 2 * plain(PICTURES, ["", ""]))
+    assert torch.equal(alone(PICTURES, ["", ""]), plain(PICTURES, ["", ""]))
+    assert torch.allclose(network(PICTURES, ["", ""]), 3 * RewardNet()(PICTURES, ["", ""]))
+    assert isinstance(network, NetworkFeedback)
+    assert not any(parameter.requires_grad for parameter in network.network.parameters())
+
+
+def test_a_module_in_the_working_folder_is_found(tmp_path, monkeypatch):
+    (tmp_path / "rewards_of_mine.py").write_text(
+        "def blue(images, prompts):\n    return images[:, 2].mean((1, 2))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    blue = resolve.feedback("rewards_of_mine:blue", name="blue")
+    assert torch.equal(blue(PICTURES, ["", ""]), PICTURES[:, 2].mean((1, 2)))
+
+
+def test_reward_weights_of_a_folder(tmp_path):
+    trunk = SharedTrunk()
+    network = RewardNetwork(trunk).eval()
+    save_family(trunk, {"sharp": network}, tmp_path / "mine")
+    found = resolve.feedback(str(tmp_path / "mine" / "sharp"), name="sharp")
+    pictures = torch.rand(1, 3, 64, 64)
+    assert torch.allclose(
+        found(pictures, ["a"]), network(pictures, ["a"]), atol=0.02
+    )  # stored in half precision
+    with pytest.raises(UserError, match="there are no weights at"):
+        resolve.feedback(str(tmp_path / "mine" / "dull"), name="dull")
+    with pytest.raises(UserError, match=r"no reward 'color'; write world:rewards/<axis>"):
+        resolve.feedback("color", name="color")
+
+
+def test_data_of_every_kind(workspace):
+    assert resolve.source("prompts.txt", name="prompts") == PROMPTS
+    assert resolve.source("assembly_toy:PROMPTS", name="prompts") == PROMPTS
+    assert resolve.source("pictures", name="images", resolution=16)[0].image.shape == (3, 16, 16)
+    with pytest.raises(UserError, match=r"data\.images: assembly_toy:red has no length or no rows"):
+        resolve.source("assembly_toy:red", name="images")
+    with pytest.raises(UserError, match="Sample rows where prompts are needed"):
+        resolve.prompts_of(resolve.source("pictures", name="images"), "validation.prompts")
+
+
+def test_validation_prompts_of_the_world_are_apart_from_training_and_final_ones():
+    from unifl.assembly.figures import held_out_prompts
+    from unifl.world.scenes import parse
+
+    chosen = resolve.source("world:validation", name="validation")
+    assert not any(parse(prompt).held_out for prompt in list(chosen)[:100])
+    assert all(parse(prompt).held_out for prompt in held_out_prompts(100))
+    assert held_out_prompts(5) == held_out_prompts(100)[:5]
+
+
+def test_judges():
+    assert isinstance(resolve.judge("assembly_toy:Reader"), Reader)
+    with pytest.raises(UserError, match="no judge 'gold'; there is validation"):
+        resolve.judge("world:judges/gold")
+
+
+def test_missing_weights_are_named(monkeypatch, tmp_path):
+    monkeypatch.setattr("unifl.world.assets.PIPELINE", tmp_path / "pipeline")
+    with pytest.raises(
+        UserError, match="weights of the embedded world are not here .*unifl world build FOLDER"
+    ):
+        world_names.pipeline("world:pipeline")
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "name", "steps"),
+    [
+        ("runs/a", "runs/a", None, None),
+        ("runs/a@4", "runs/a", None, 4),
+        ("base=world:pipeline@20", "world:pipeline", "base", 20),
+        ("my.model=./x y", "./x y", "my.model", None),
+        ("org/name", "org/name", None, None),
+    ],
+)
+def test_models_are_written_with_name_and_steps(text, model, name, steps):
+    assert Spec.parse(text) == Spec(model, name, steps)
+
+
+def test_a_lora_without_its_model_and_two_at_once(workspace):
+    (workspace / "alone").mkdir()
+    (workspace / "alone/pytorch_lora_weights.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="holds a LoRA without its model; give the model, and this by --lora"):
+        locate_model("alone")
+    found = locate_model("tiny", lora="alone")
+    assert (found.source, found.lora, found.name) == ("tiny", "alone", "alone")
+
+
+def test_a_run_without_a_model_yet_says_so(workspace):
+    (workspace / "runs/new").mkdir(parents=True)
+    (workspace / "runs/new/config.yaml").write_text((workspace / "refl.yaml").read_text())
+    with pytest.raises(UserError, match="has written no model yet"):
+        locate_model("runs/new")

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unifl.metrics import read_result
+
+JUDGE = ("--judge", "assembly_toy:Reader")
+
+
+@pytest.fixture
+def run(workspace, unifl):
+    """A trained LoRA."""
+    assert unifl("train", "refl.yaml", "--quiet").exit_code == 0
+    return workspace / "runs" / "refl"
+
+
+def _pixels(path):
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def test_generate_from_a_run_writes_pictures_rows_and_a_grid(run, workspace, unifl):
+    result = unifl(
+        "generate", run, "a cat", "--prompts", "prompts.txt", "--count", "2", "--out", "out", "--seed", "3"
+    )
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in (workspace / "out/metadata.jsonl").read_text().splitlines()]
+    assert [row["file_name"] for row in rows[:3]] == ["00000_3.png", "00000_4.png", "00001_3.png"]
+    assert len(rows) == 10
+    assert rows[0]["prompt"] == "a cat"
+    # the settings of the recipe, as nothing else was asked for
+    assert (rows[0]["steps"], rows[0]["guidance"], rows[0]["spacing"]) == (2, 1.0, "trailing")
+    assert _pixels(workspace / "out/00000_3.png").shape == (32, 32, 3)
+    assert (workspace / "out/grid.png").exists()
+
+
+def test_noise_is_paired_and_the_lora_changes_the_picture(run, workspace, unifl):
+    for model, folder, extra in (
+        (run, "trained", ()),
+        (run / "checkpoint-2", "checkpoint", ()),
+        ("tiny", "lora", ("--lora", run, "--guidance", "1")),
+        ("tiny", "base", ("--guidance", "1")),
+    ):
+        settings = ("--steps", "2", "--spacing", "trailing", "--seed", "1")
+        result = unifl("generate", model, "a cat", "--out", folder, *settings, *extra)
+        assert result.exit_code == 0, result.output
+    picture = {
+        name: _pixels(workspace / name / "00000_1.png") for name in ("trained", "checkpoint", "lora", "base")
+    }
+    assert np.array_equal(picture["trained"], picture["checkpoint"])
+    assert np.abs(picture["trained"] - picture["lora"]).max() <= 1
+    assert np.abs(picture["trained"] - picture["base"]).max() > 1
+
+
+def test_evaluate_compare_and_report(run, workspace, unifl):
+    ask = ("--prompts", "prompts.txt", "--seeds", "2", *JUDGE)
+    result = unifl("evaluate", "base=tiny@2", run, *ask, "--out", "figures")
+    assert result.exit_code == 0, result.output
+    found = read_result(workspace / "figures/result.json")
+    assert list(found.models) == ["base@2", "refl@2"]
+    assert found.models["base@2"].steps == 2
+    assert found.models["base@2"].weights_sha256 != found.models["refl@2"].weights_sha256
+    assert found.models["base@2"].metrics["overall"].n == 4
+    (row,) = found.comparisons
+    assert (row.a, row.b, row.judge) == ("refl@2", "base@2", "assembly_toy:Reader")
+    assert (workspace / "figures/samples/refl@2/0.png").exists()
+    assert "overall" in result.output
+
+    stored = unifl("compare", "refl@2", "base@2", "--scores", "figures")
+    assert stored.exit_code == 0, stored.output
+    assert f"refl@2 wins {row.win:.1%} against base@2" in stored.output
+    wrong = unifl("compare", "refl@3", "base@2", "--scores", "figures")
+    assert wrong.exit_code == 2
+    assert "no scores of 'refl@3'; there are: base@2, refl@2" in wrong.stderr
+
+    page = unifl("report", "figures")
+    assert page.exit_code == 0, page.output
+    assert "refl@2" in (workspace / "figures/report.html").read_text()
+
+
+def test_compare_draws_and_judges_two_models(run, workspace, unifl):
+    result = unifl("compare", run, "tiny@2", "--prompts", "prompts.txt", *JUDGE)
+    assert result.exit_code == 0, result.output
+    assert "refl@2 wins" in result.output
+    assert read_result(workspace / "runs/comparison/result.json").comparisons[0].b == "tiny@2"
+
+
+def test_a_run_is_reported_with_its_curves(run, unifl):
+    result = unifl("report", run)
+    assert result.exit_code == 0, result.output
+    assert "reward" in (run / "report.html").read_text()
+
+
+WRONG = {
+    "no prompt": (("generate", "tiny"), "there is no prompt; write one after the model"),
+    "no model": (("generate", "./gone", "a cat"), "no model at ./gone; check the path"),
+    "wrong steps": (("generate", "tiny", "a cat", "--steps", "2000"), "num_steps is 2000; choose 1 to 1000"),
+    "wrong count": (("generate", "tiny", "a cat", "--count", "0"), "a count of at least 1"),
+    "empty prompts": (("generate", "tiny", "--prompts", "empty.txt"), "empty.txt holds no prompt"),
+    "no judge": (
+        ("evaluate", "tiny", "--prompts", "prompts.txt", "--judge", "assembly_toy:red"),
+        "'assembly_toy:red' is no judge",
+    ),
+    "foreign prompts": (
+        ("evaluate", "tiny", "--prompts", "prompts.txt"),
+        "'a red circle' is not a caption of the embedded world",
+    ),
+    "one name twice": (
+        ("evaluate", "tiny@2", "tiny@2", "--prompts", "prompts.txt", *JUDGE),
+        "two models are called 'tiny@2'; give them names",
+    ),
+    "no run": (("report", "gone"), "gone is not a folder; give the folder of a run"),
+    "nothing to push": (("push", "gone", "me/mine"), "there is no folder gone"),
+    "bad repository": (("push", "tiny", "mine"), "'mine' is no repository; write owner/name"),
+    "no benchmark": (("bench", "unfil"), "there is no benchmark 'unfil'; there is: unifl"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_use_is_one_clear_line(workspace, unifl, case):
+    arguments, message = WRONG[case]
+    result = unifl(*arguments)
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert "Traceback" not in result.output
