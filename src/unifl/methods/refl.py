@@ -92,13 +92,15 @@ class ReFL:
         names = {config.source} | ({config.anchors.source} if config.anchors.denoising_weight > 0 else set())
         for name in names:
             need(name, list(sources), what="source", wanted_by="refl")
-        self.sources = {name: sources[name] for name in sorted(names)}
+        self.sources: Mapping[str, Source] = {name: sources[name] for name in sorted(names)}
         self.roles: tuple[str, ...] = ("reference",) if config.anchors.distance_weight > 0 else ()
         for role in self.roles:
             generator.roles.add(role)
         self.updates: tuple[str, ...] = ("student",)
-        self.parameters = {"student": list(generator.trainable_parameters().values())}
-        self.modules: dict[str, nn.Module] = {}
+        self.parameters: Mapping[str, list[nn.Parameter]] = {
+            "student": list(generator.trainable_parameters().values())
+        }
+        self.modules: Mapping[str, nn.Module] = {}
 
     def step(self, update: str, batch: MicroBatch) -> StepOutput:
         """The loss of one micro-batch; `update` is "student"."""

@@ -78,22 +78,24 @@ class UniFL:
         self.config = config
         self.rewards = {axis: rewards[axis] for axis in config.axes}
         self.critics = {name: critics[name] for name in config.critics}
-        self.sources = {name: sources[name] for name in config.sources}
+        self.sources: Mapping[str, Source] = {name: sources[name] for name in config.sources}
         self.roles: tuple[str, ...] = ("reference",) if config.anchors.distance_weight > 0 else ()
         for role in self.roles:
             generator.roles.add(role)
         self.updates: tuple[str, ...] = ("student",)
-        self.parameters: dict[str, list[nn.Parameter]] = {
+        parameters: dict[str, list[nn.Parameter]] = {
             "student": list(generator.trainable_parameters().values())
         }
-        self.modules: dict[str, nn.Module] = {}
+        modules: dict[str, nn.Module] = {}
         self.discriminator: Discriminator | None = None
         if config.adversarial_on and discriminator is not None:
             self.discriminator = Discriminator.from_feedback(discriminator).to(generator.device)
             if config.trains_discriminator:
                 self.updates = ("student", "discriminator")
-                self.parameters["discriminator"] = list(self.discriminator.parameters())
-                self.modules["discriminator"] = self.discriminator
+                parameters["discriminator"] = list(self.discriminator.parameters())
+                modules["discriminator"] = self.discriminator
+        self.parameters: Mapping[str, list[nn.Parameter]] = parameters
+        self.modules: Mapping[str, nn.Module] = modules
 
     def step(self, update: str, batch: MicroBatch) -> StepOutput:
         """Losses of one micro-batch for "student", then for "discriminator"."""

@@ -1,0 +1,120 @@
+"""Everything that a recipe names, put together: data, feedback, the model, and the method that trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from unifl.assembly import resolve
+from unifl.assembly.locate import locate_lora, locate_model
+from unifl.assembly.recipe import Recipe
+from unifl.data import AnnotatedImages
+from unifl.errors import UserError
+from unifl.feedback import Critic, Feedback
+from unifl.methods.base import Method, Source
+from unifl.methods.refl import ReFL, ReFLConfig
+from unifl.methods.unifl import UniFL
+from unifl.models import Generator, load_generator
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A recipe with everything it names.
+
+    Attributes:
+        recipe: With hinge levels as numbers and the device settled.
+        generator: The model.
+        method: What trains it.
+    """
+
+    recipe: Recipe
+    generator: Generator
+    method: Method
+
+
+def assemble(recipe: Recipe, *, device: str | torch.device | None = None) -> Assembled:
+    """Everything that a recipe names, cheap checks first: data and feedback before the model is loaded.
+
+    Args:
+        recipe: What to build.
+        device: Where; None is what the recipe says, a GPU if there is one for "auto".
+
+    Raises:
+        UserError: Anything in the recipe that is not there or does not fit.
+    """
+    place = torch.device(device if device is not None else _device(recipe))
+    sources = {name: resolve.source(given, name=name) for name, given in recipe.data.items()}
+    rewards = {
+        name: resolve.feedback(given, name=name, device=place) for name, given in recipe.rewards.items()
+    }
+    critics = {name: resolve.critic(given, name=name, device=place) for name, given in recipe.critics.items()}
+    discriminator = None
+    if recipe.discriminator is not None:
+        discriminator = resolve.feedback(recipe.discriminator, name="discriminator", device=place)
+    recipe = resolve.with_levels(recipe, rewards, device=place)
+    generator = _generator(recipe, place)
+    sources = {name: _fitted(source, generator) for name, source in sources.items()}
+    method = _method(recipe, generator, rewards, critics, sources, discriminator)
+    if recipe.model.gradient_checkpointing:
+        generator.enable_gradient_checkpointing()
+    return Assembled(recipe, generator, method)
+
+
+def _device(recipe: Recipe) -> str:
+    if recipe.model.device != "auto":
+        return recipe.model.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _generator(recipe: Recipe, device: torch.device) -> Generator:
+    model = recipe.model
+    start = locate_model(model.pretrained_model_name_or_path)
+    if model.lora is not None and start.lora is not None:
+        raise UserError(
+            f"model.pretrained_model_name_or_path ({model.pretrained_model_name_or_path}) is a run that trained a "
+            "LoRA, and model.lora names another; give one of them"
+        )
+    return load_generator(
+        start.source,
+        train=model.train,
+        roles=(),  # methods ask for those they need
+        lora=start.lora if model.lora is None else locate_lora(model.lora),
+        device=device,
+        dtype=getattr(torch, model.dtype),
+        mixed_precision=recipe.training.mixed_precision,
+        resolution=model.resolution,
+        revision=model.revision,
+        variant=model.variant,
+        config=model.config,
+        seed=recipe.training.seed,
+    )
+
+
+def _fitted(source: Source, generator: Generator) -> Source:
+    """Folders of pictures give pictures of the model's size."""
+    height, width = generator.image_size
+    if isinstance(source, AnnotatedImages) and height == width:
+        return AnnotatedImages(source.folder, resolution=height)
+    return source
+
+
+def _method(
+    recipe: Recipe,
+    generator: Generator,
+    rewards: Mapping[str, Feedback],
+    critics: Mapping[str, Critic],
+    sources: Mapping[str, Source],
+    discriminator: Feedback | None,
+) -> Method:
+    if isinstance(recipe.method, ReFLConfig):
+        return ReFL(generator, recipe.method, rewards=rewards, sources=sources)
+    return UniFL(
+        generator,
+        recipe.method,
+        rewards=rewards,
+        critics=critics,
+        sources=sources,
+        discriminator=discriminator,
+    )

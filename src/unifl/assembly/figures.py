@@ -1,0 +1,130 @@
+"""Figures of models that are named on a command line: what to draw, what to compare with, who judges."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from unifl.assembly import resolve
+from unifl.assembly.evaluate import Candidate, Evaluation, curated_pictures, evaluate_models, object_numbers
+from unifl.assembly.open_model import Opened, open_model
+from unifl.data import load_prompts
+from unifl.errors import UserError
+from unifl.evaluation import Judge
+
+EVALUATION_SEED = 71
+"""Of held-out prompts and of the curated set; training, validation and baselines have seeds of their own."""
+
+GOLD = "world:judges/gold"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A model as it is written on the command line: [NAME=]MODEL[@STEPS]."""
+
+    model: str
+    name: str | None = None
+    steps: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Spec:
+        """Read one."""
+        match = re.fullmatch(r"(?:([\w.-]+)=)?(.+?)(?:@(\d+))?", text)
+        if match is None:
+            raise UserError(f"cannot read the model {text!r}; write MODEL, MODEL@STEPS or NAME=MODEL@STEPS")
+        name, model, steps = match.groups()
+        return cls(model, name, int(steps) if steps else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to measure on.
+
+    Attributes:
+        prompts: A file; None takes held-out prompts of the embedded world.
+        num_prompts: The first so many.
+        seeds: Pictures per prompt.
+        judge: A name for `unifl.assembly.resolve.judge`.
+        device: For models.
+        batch_size: Pictures at once.
+        reuse: Take scores of an earlier call where nothing has changed.
+    """
+
+    prompts: Path | None = None
+    num_prompts: int = 500
+    seeds: int = 4
+    judge: str = GOLD
+    device: str = "auto"
+    batch_size: int = 64
+    reuse: bool = False
+
+
+def measure(
+    specs: Sequence[str],
+    request: Request,
+    folder: Path,
+    *,
+    gold: Callable[[], Judge],
+    against_first: bool = True,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Evaluation:
+    """Evaluate models and write `result.json`, scores and pictures.
+
+    Args:
+        specs: Models, see `Spec`.
+        request: What to measure on.
+        folder: Where files go.
+        gold: Loads the judge of final figures.
+        against_first: Compare every model with the first one; otherwise the first with each of the others.
+        progress: Called with (id, pictures done, pictures in all).
+
+    Raises:
+        UserError: No such model, prompts or judge; two models of one id; prompts that the judge cannot read.
+    """
+    if request.num_prompts < 1 or request.seeds < 1:
+        raise UserError("the numbers of prompts and seeds must be at least 1")
+    world = request.judge.startswith(resolve.WORLD)
+    prompts = (
+        held_out_prompts(request.num_prompts) if request.prompts is None else load_prompts(request.prompts)
+    )
+    prompts = prompts[: request.num_prompts]
+    counts = object_numbers(prompts) if world else None
+    judge = resolve.judge(request.judge, gold=gold)
+    models: dict[str, Candidate] = {}
+    for spec in map(Spec.parse, specs):
+        opened = open_model(spec.model, num_steps=spec.steps, device=request.device)
+        name = _id(spec, opened)
+        if name in models:
+            raise UserError(f"two models are called {name!r}; give them names: first=MODEL second=MODEL")
+        models[name] = Candidate(
+            generator=opened.generator, sampling=opened.sampling, batch_size=request.batch_size
+        )
+    ids = list(models)
+    pairs = [(other, ids[0]) if against_first else (ids[0], other) for other in ids[1:]]
+    number = len(prompts) * request.seeds
+    return evaluate_models(
+        models,
+        prompts,
+        judge,
+        judge_name=request.judge.removeprefix("world:judges/"),
+        folder=folder,
+        pairs=pairs,
+        object_counts=counts,
+        references={"curated": curated_pictures(number, seed=EVALUATION_SEED)} if world else None,
+        seeds=range(request.seeds),
+        reuse=request.reuse,
+        progress=progress,
+    )
+
+
+def held_out_prompts(number: int) -> list[str]:
+    """Prompts of the embedded world for final figures; their combinations occur in nothing that trained."""
+    from unifl.world.scenes import sample_prompts
+
+    return sample_prompts(number, seed=EVALUATION_SEED, held_out=True)
+
+
+def _id(spec: Spec, opened: Opened) -> str:
+    return f"{spec.name or opened.name}@{opened.sampling.num_steps}"

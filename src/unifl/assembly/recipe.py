@@ -1,0 +1,192 @@
+"""A recipe: one YAML file that says what trains, on which judgement and data, for how long, and where to.
+
+Everything in it is a name or a number; `unifl.assembly.resolve` turns names into objects when a run is put
+together. Unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from unifl import config as configs
+from unifl.errors import UserError, nearest
+from unifl.methods.refl import ReFLConfig
+from unifl.methods.unifl_config import UniFLConfig
+from unifl.models.load import FullTraining
+from unifl.models.lora import LoraTraining
+from unifl.process import Spacing
+from unifl.training.config import TrainingConfig
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """What training starts from, and which weights train."""
+
+    pretrained_model_name_or_path: str
+    """A diffusers folder, a hub name, a .safetensors file, the folder of an earlier run, or `world:pipeline`."""
+    lora: str | None = None
+    """A LoRA to start from (file, folder, hub name, or the folder of an earlier run)."""
+    train: LoraTraining | FullTraining = field(default_factory=LoraTraining)
+    """`kind: lora` or `kind: full`."""
+    gradient_checkpointing: bool = False
+    """Recompute activations during backward: less memory, more time."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of frozen weights."""
+    device: str = "auto"
+    """Such as "cpu" or "cuda:1"; "auto" is what accelerate gives this process."""
+    resolution: int | None = None
+    """Pixels; null is the size that the model was trained at."""
+    revision: str | None = None
+    """Of a hub repository."""
+    variant: str | None = None
+    """Of the weight files, such as "fp16"."""
+    config: str | None = None
+    """For a single file: a folder or hub name of its family, whose tokenizers and configs are read."""
+
+
+@dataclass(kw_only=True)
+class Part:
+    """Feedback or a critic of your own, with its arguments; a bare string is the same as `path` alone."""
+
+    path: str
+    """`package.module:name` of an object, a class or a function."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the class or, where there are any, of the function, which then has to return the feedback."""
+    needs_prompt: bool = True
+    """Whether a plain function is called with (images, prompts) or with the images alone."""
+    differentiable: bool = True
+    """Whether gradients pass through a plain function."""
+
+
+@dataclass(kw_only=True)
+class SamplingConfig:
+    """How the trained model is meant to be sampled: for previews, validation, its card and `unifl generate`."""
+
+    num_steps: int = 20
+    """Network evaluations per picture."""
+    guidance: float = 1.0
+    """w of u + w (c - u); 1 is none."""
+    spacing: Spacing = "trailing"
+    """Timesteps of the schedule."""
+    negative_prompt: str | None = None
+    """null takes what the pipeline takes when it is given none."""
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1:
+            raise UserError(f"sampling.num_steps is {self.num_steps}; it must be at least 1")
+        if not self.guidance >= 0:
+            raise UserError(f"sampling.guidance is {self.guidance}; it must be 0 or more (1 is no guidance)")
+
+
+@dataclass(kw_only=True)
+class ValidationConfig:
+    """A judge that looks at the model now and then; its scores stand beside the rewards in the report."""
+
+    judge: str = "world:judges/validation"
+    """`world:judges/validation`, or `package.module:name` of a judge. Never the one that gives final figures."""
+    prompts: str = "world:validation"
+    """As in `data`."""
+    num_prompts: int = 64
+    """The first so many of them."""
+    every: int = 10
+    """Training steps from one look to the next; the start and the end are always judged."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_prompts", "every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"validation.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.judge == "world:judges/gold":
+            raise UserError(
+                "validation.judge is the gold judge, which gives final figures and nothing else; "
+                "use world:judges/validation"
+            )
+
+
+@dataclass(kw_only=True)
+class Recipe:
+    """A whole run."""
+
+    output_dir: str
+    """Folder of the run."""
+    model: ModelConfig
+    """What it starts from."""
+    method: UniFLConfig | ReFLConfig
+    """`kind: unifl` or `kind: refl`, with the settings of that method."""
+    rewards: dict[str, str | Part] = field(default_factory=dict)
+    """Rewards by the name that the method calls them: `world:rewards/color`, a folder, `package.module:name`."""
+    levels: str | None = None
+    """Where hinge levels come from if `method.aesthetic.levels` gives none: `world:levels`, a JSON file
+    {axis: level}, or a folder of preference pairs, whose preferred pictures every reward then scores."""
+    critics: dict[str, str | Part] = field(default_factory=dict)
+    """Critics by name: `world:critics/structure`, `package.module:name`."""
+    discriminator: str | Part | None = None
+    """The reward that the discriminator starts from."""
+    data: dict[str, str] = field(default_factory=dict)
+    """Sources by name: `world:prompts`, `world:scenes`, a file of prompts, a folder of annotated pictures."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """Steps, batch size, optimisers, checkpoints."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How the result is sampled."""
+    validation: ValidationConfig | None = None
+    """Off when null."""
+    save_pipeline: bool = False
+    """After LoRA training, write the complete pipeline beside the LoRA, as `model/pipeline`."""
+
+
+def load_recipe(
+    source: str | Path | Mapping[str, Any], overrides: Iterable[str] = (), *, base: Path | None = None
+) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        source: A YAML file, the name of a recipe that comes with the package ("refl"), YAML text, or a mapping.
+        overrides: Assignments such as `training.max_train_steps=10`.
+        base: Where recipes by name are; the package's own by default.
+
+    Raises:
+        UserError: No such file, an unknown key (with the nearest valid one), or a value that makes no sense.
+    """
+    if isinstance(source, str | Path) and "\n" not in str(source) and ": " not in str(source):
+        source = find_recipe(source, base or recipes_folder())
+    raw: dict[str, Any] = configs.load(source, dict, overrides)
+    if isinstance(raw.get("levels"), str) and _lacks_levels(raw):
+        # settled by `resolve.with_levels`; a level that slipped through unsettled would stop the run as NaN
+        raw["method"]["aesthetic"]["levels"] = dict.fromkeys(raw.get("rewards") or {}, math.nan)
+    return configs.load(raw, Recipe)
+
+
+def _lacks_levels(raw: Mapping[str, Any]) -> bool:
+    method = raw.get("method")
+    term = method.get("aesthetic") if isinstance(method, dict) else None
+    return isinstance(term, dict) and not term.get("levels")
+
+
+def find_recipe(name: str | Path, base: Path) -> Path:
+    """A file as it is, or a recipe of the package by its name.
+
+    Raises:
+        UserError: There is neither; with the nearest name.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if (path / "config.yaml").is_file():
+            return path / "config.yaml"
+        raise UserError(f"{path} is a folder without a config.yaml; give a recipe, or the folder of a run")
+    if path.exists():
+        return path
+    known = sorted(file.stem for file in base.glob("*.yaml"))
+    if path.stem in known and path.suffix in ("", ".yaml") and len(path.parts) == 1:
+        return base / f"{path.stem}.yaml"
+    guess = nearest(path.stem, known)
+    hint = f"did you mean {guess!r}?" if guess else f"recipes that come with the package: {', '.join(known)}"
+    raise UserError(f"no recipe at {name}; {hint}")
+
+
+def recipes_folder() -> Path:
+    """The recipes that come with the package: inside it once installed, at the top of a source checkout."""
+    inside = Path(__file__).parent / "recipes"
+    return inside if inside.is_dir() else Path(__file__).parents[3] / "recipes"

@@ -1,0 +1,254 @@
+"""Names in recipes become objects.
+
+    world:...              what the package ships, see `world_names`
+    package.module:name    an object, a class or a function of your own (the working folder is searched too)
+    path                   a file of prompts, a folder of annotated pictures, a folder of reward weights
+
+Everything is loaded when a run is put together, and not before.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unifl.assembly import world_names
+from unifl.assembly.recipe import Part, Recipe
+from unifl.data import AnnotatedImages, PreferencePairs, load_prompts
+from unifl.errors import UserError, nearest
+from unifl.evaluation.judge import Judge
+from unifl.feedback import (
+    Critic,
+    Feedback,
+    NetworkFeedback,
+    as_feedback,
+    calibrate_level,
+    preferred_batches,
+)
+from unifl.feedback.networks import RewardNetwork, load_head, load_trunk
+from unifl.methods.base import Source
+from unifl.methods.unifl_config import UniFLConfig
+from unifl.models.load import looks_like_path
+
+WORLD = world_names.PREFIX
+_DOTTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+# --- feedback and judges ---------------------------------------------------------------------------------
+
+
+def feedback(given: str | Part, *, name: str, device: torch.device | str = "cpu") -> Feedback:
+    """A reward.
+
+    Args:
+        given: `world:rewards/<axis>`; `<folder>/<axis>` for weights that `save_family` wrote; or a dotted path.
+        name: What the method calls it.
+        device: Where its network goes.
+
+    Raises:
+        UserError: Nothing of that name, or something that cannot be called.
+    """
+    part = given if isinstance(given, Part) else Part(path=given)
+    if part.path.startswith(WORLD):
+        found: Feedback = world_names.part(part.path, "rewards")
+    elif _DOTTED.fullmatch(part.path):
+        found = as_feedback(
+            _made(part), name=name, needs_prompt=part.needs_prompt, differentiable=part.differentiable
+        )
+    else:
+        found = _reward_of_folder(Path(part.path).expanduser())
+    _move(found, device)
+    return found
+
+
+def critic(given: str | Part, *, name: str, device: torch.device | str = "cpu") -> Critic:
+    """A critic: `world:critics/<name>`, or a dotted path.
+
+    Raises:
+        UserError: Nothing of that name, or an object that is no critic.
+    """
+    part = given if isinstance(given, Part) else Part(path=given)
+    if part.path.startswith(WORLD):
+        found = world_names.part(part.path, "critics")
+    elif _DOTTED.fullmatch(part.path):
+        found = _made(part)
+    else:
+        raise UserError(f"critics.{name} is {part.path!r}; write world:critics/<name> or package.module:name")
+    if not isinstance(found, Critic):
+        raise UserError(
+            f"critics.{name}: {part.path} is no critic; it needs `name`, `needs`, `pseudo(batch)` and a call with "
+            "(images, batch)"
+        )
+    _move(found, device)
+    return found
+
+
+def judge(name: str, *, gold: Callable[[], Judge] | None = None) -> Judge:
+    """A judge: `world:judges/validation`, a dotted path, or `world:judges/gold` where `gold` was handed in.
+
+    Args:
+        name: See above.
+        gold: Loads the gold judge. Only code that gives final figures has it.
+    """
+    if name.startswith(WORLD):
+        kind = name.removeprefix(WORLD).removeprefix("judges/")
+        world_names.known(kind, ["validation", "gold"] if gold else ["validation"], "judge")
+        world_names.require_judge(kind)
+        return gold() if gold is not None and kind == "gold" else world_names.validation_judge()
+    found = _made(Part(path=name)) if _DOTTED.fullmatch(name) else None
+    if not isinstance(found, Judge):
+        raise UserError(
+            f"{name!r} is no judge; write world:judges/validation or package.module:name of an object with "
+            "`features(images)` and a call with (images, prompts)"
+        )
+    return found
+
+
+def with_levels(
+    recipe: Recipe, rewards: Mapping[str, Feedback], *, device: torch.device | str = "cpu"
+) -> Recipe:
+    """The recipe with the hinge levels of aesthetic feedback as numbers.
+
+    Raises:
+        UserError: Nothing to take a level from.
+    """
+    method = recipe.method
+    if not isinstance(method, UniFLConfig) or method.aesthetic is None or recipe.levels is None:
+        return recipe
+    term = method.aesthetic
+    unsettled = [axis for axis, level in term.levels.items() if math.isnan(level)]
+    if not unsettled:
+        return recipe
+    chosen = {axis: rewards[axis] for axis in unsettled if axis in rewards}
+    found = _levels(recipe.levels, chosen, device)
+    for axis in unsettled:
+        if axis not in found:
+            raise UserError(
+                f"{recipe.levels} gives no level for {axis!r}; it has {', '.join(found) or 'none'}"
+            )
+    settled = replace(term, levels={**term.levels, **{axis: found[axis] for axis in unsettled}})
+    return replace(recipe, method=replace(method, aesthetic=settled))
+
+
+def _levels(name: str, rewards: Mapping[str, Feedback], device: torch.device | str) -> dict[str, float]:
+    if name.startswith(WORLD):
+        return world_names.levels(name)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        pairs = PreferencePairs.from_folder(path)
+        found = {}
+        for axis, reward in rewards.items():
+            chosen = pairs.of_axis(axis) if pairs.axes else pairs
+            found[axis] = calibrate_level(reward, preferred_batches(chosen, device=device))
+        return found
+    try:
+        return {
+            str(axis): float(level) for axis, level in json.loads(path.read_text(encoding="utf-8")).items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"no hinge levels at {name} ({error}); write world:levels, a JSON file {{axis: level}}, or a folder of "
+            "preference pairs"
+        ) from error
+
+
+# --- data ------------------------------------------------------------------------------------------------
+
+
+def source(given: str, *, name: str, resolution: int | None = None) -> Source:
+    """Data: `world:prompts|scenes|curated|validation`, a file of prompts, a folder of pictures, a dotted path.
+
+    Folders are checked row by row here, so that a bad file shows before anything long starts.
+
+    Args:
+        given: See above.
+        name: What the recipe calls it.
+        resolution: Pixels that pictures are brought to.
+
+    Raises:
+        UserError: Nothing of that name, an empty file, an unreadable picture, a mask of the wrong size.
+    """
+    if given.startswith(WORLD):
+        return world_names.source(given)
+    if _DOTTED.fullmatch(given):
+        found = _made(Part(path=given))
+        if not isinstance(found, Source):
+            raise UserError(f"data.{name}: {given} has no length or no rows; return a list or a data set")
+        return found
+    path = Path(given).expanduser()
+    if path.is_dir():
+        pictures = AnnotatedImages(path, resolution=resolution)
+        pictures.validate()
+        return pictures
+    if not path.exists() and not path.suffix:
+        raise UserError(f"data.{name}: there is no file or folder {given}; check the path")
+    return load_prompts(path)
+
+
+def prompts_of(found: Source, name: str) -> list[str]:
+    """The first column of a source, for drawing: its prompts.
+
+    Raises:
+        UserError: Rows that are no prompts.
+    """
+    rows = [found[row] for row in range(len(found))]
+    if not all(isinstance(row, str) for row in rows):
+        raise UserError(
+            f"{name} holds {type(rows[0]).__name__} rows where prompts are needed; name a file of prompts"
+        )
+    return rows
+
+
+# --- your own --------------------------------------------------------------------------------------------
+
+
+def _made(part: Part) -> Any:
+    """The object behind a dotted path; classes, and functions with arguments, are called."""
+    module_name, _, attribute = part.path.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(
+            0, os.getcwd()
+        )  # a console script does not search the working folder, `python -m` does
+    try:
+        module = import_module(module_name)
+    except ImportError as error:
+        raise UserError(
+            f"cannot import {module_name!r} for {part.path!r}: {error}; check the name"
+        ) from error
+    if attribute not in vars(module):
+        guess = nearest(attribute, vars(module))
+        hint = f"; did you mean {guess!r}?" if guess else ""
+        raise UserError(f"{module_name} has no {attribute!r}{hint}")
+    found = getattr(module, attribute)
+    if not isinstance(found, type) and not part.kwargs:
+        return found
+    try:
+        return found(**part.kwargs)
+    except TypeError as error:
+        raise UserError(f"{part.path} cannot be called with {part.kwargs}: {error}") from error
+
+
+def _reward_of_folder(path: Path) -> Feedback:
+    folder, axis = path.parent, path.name
+    if not looks_like_path(str(path)) and not folder.is_dir():
+        raise UserError(
+            f"no reward {str(path)!r}; write world:rewards/<axis>, package.module:name, or <folder>/<axis>"
+        )
+    return NetworkFeedback(load_head(RewardNetwork(load_trunk(folder)), folder, axis), name=axis)
+
+
+def _move(part: Any, device: torch.device | str) -> None:
+    network = part if isinstance(part, nn.Module) else getattr(part, "network", None)
+    if isinstance(network, nn.Module):
+        network.to(device)

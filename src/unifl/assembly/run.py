@@ -1,0 +1,259 @@
+"""A recipe becomes a run: check, build, say what it costs, train, save.
+
+recipe = load_recipe("refl", ["training.max_train_steps=10"])
+result = run_recipe(recipe)                   # or, step by step:  method = assemble(recipe).method
+
+Nothing is written before everything that can be wrong with a recipe has been looked at.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from accelerate import Accelerator
+from rich.console import Console
+from torch import Tensor
+
+from unifl import config as configs
+from unifl.assembly.build import Assembled, assemble
+from unifl.assembly.recipe import Recipe
+from unifl.assembly.validation import Validation
+from unifl.errors import UserError
+from unifl.models import (
+    Generator,
+    LoraTraining,
+    Sampling,
+    model_card,
+    save_lora,
+    save_pipeline,
+)
+from unifl.sampling import sample
+from unifl.training.checkpoint import SETTINGS, checkpoints
+from unifl.training.clock import readable_seconds
+from unifl.training.loop import StepResult, train
+from unifl.training.plan import Plan, plan
+from unifl.training.run import MODEL, prepare_accelerator
+
+_TIMED_STEPS = 10
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The end of a run.
+
+    Attributes:
+        folder: The run folder.
+        generator: The trained model, or the untrained one after a dry run.
+        recipe: As it was saved with the run.
+        plan: What was announced; None for a run that was complete already.
+        steps: Training steps that were made now; 0 when the run was complete already, or was not started.
+        seconds: Wall-clock time of those steps, files included.
+        last: The last of them.
+    """
+
+    folder: Path
+    generator: Generator
+    recipe: Recipe
+    plan: Plan | None
+    steps: int
+    seconds: float
+    last: StepResult | None
+
+
+def run_recipe(
+    recipe: Recipe,
+    *,
+    dry_run: bool = False,
+    resume: str | None = None,
+    progress: bool = True,
+    console: Console | None = None,
+    on_step: Callable[[StepResult], None] | None = None,
+) -> RunResult:
+    """Train what a recipe says.
+
+    A run folder that holds checkpoints of the same settings is continued; one of other settings is refused.
+
+    Args:
+        recipe: See `load_recipe`.
+        dry_run: Stop after the plan; nothing is written.
+        resume: A checkpoint ("latest", a name or a path) to go on from although settings have changed.
+        progress: Show a progress bar.
+        console: Where the plan and messages go; a silent one by default.
+        on_step: Called after every training step.
+
+    Raises:
+        UserError: Before anything long: see `assemble` and `train`.
+        TrainingStopped: A number became NaN; the message names the step, the term and the last good checkpoint.
+        KeyboardInterrupt: After a checkpoint was written.
+    """
+    folder = Path(recipe.output_dir).expanduser()
+    _check_folder(folder)
+    accelerator = prepare_accelerator(None, recipe.training, folder)
+    console = console if console is not None and accelerator.is_main_process else Console(quiet=True)
+    built = assemble(recipe, device=accelerator.device if recipe.model.device == "auto" else None)
+    settings = configs.dump(built.recipe)
+    resume = resume or _resume_choice(folder, settings)
+    validation = Validation.of(built.recipe, built.generator, folder)
+    announced = None
+    if dry_run or not _is_complete(folder, built.recipe, resume):
+        announced = plan(built.method, recipe.training, processes=accelerator.num_processes)
+        announced.show(console)
+    if dry_run:
+        console.print("dry run: nothing was trained or written")
+        return RunResult(folder, built.generator, built.recipe, announced, 0, 0.0, None)
+    started = time.perf_counter()
+    steps, last = 0, None
+    for last in _steps(built, folder, settings, resume, validation, accelerator, progress):
+        steps += 1
+        if steps == _TIMED_STEPS and last.remaining_seconds is not None:
+            console.print(f"time: {readable_seconds(last.remaining_seconds)} left after step {last.step}")
+        if on_step is not None:
+            on_step(last)
+    seconds = time.perf_counter() - started
+    _tell_end(console, folder, steps, seconds)
+    return RunResult(folder, built.generator, built.recipe, announced, steps, seconds, last)
+
+
+def _steps(
+    built: Assembled,
+    folder: Path,
+    settings: str,
+    resume: str | None,
+    validation: Validation | None,
+    accelerator: Accelerator,
+    progress: bool,
+) -> Iterator[StepResult]:
+    """The steps of the loop, with the judge's looks in between."""
+    looks = validation if accelerator.is_main_process else None
+    results = train(
+        built.method,
+        built.recipe.training,
+        folder,
+        preview=_preview(built),
+        save_model=_saver(built),
+        resume_from_checkpoint=resume,
+        settings=settings,
+        accelerator=accelerator,
+        progress=progress,
+    )
+    if looks is not None:
+        looks.begin(max((step for step, _ in checkpoints(folder)), default=0))
+    for result in results:
+        if looks is not None:
+            looks.after(result.step)
+        yield result
+
+
+# --- what the loop calls ---------------------------------------------------------------------------------
+
+
+def _role(recipe: Recipe) -> str:
+    """Whose weights are shown and saved: the moving average, where there is one."""
+    return "student" if recipe.training.ema_decay is None else "ema"
+
+
+def _preview(built: Assembled) -> Callable[[list[str]], Tensor]:
+    how = built.recipe.sampling
+
+    def preview(prompts: list[str]) -> Tensor:
+        return sample(
+            built.generator,
+            prompts,
+            seed=built.recipe.training.seed,
+            num_steps=how.num_steps,
+            guidance=how.guidance,
+            spacing=how.spacing,
+            negative_prompt=how.negative_prompt,
+            role=_role(built.recipe),
+        )
+
+    return preview
+
+
+def _saver(built: Assembled) -> Callable[[Path], None]:
+    recipe, generator = built.recipe, built.generator
+    how, role = recipe.sampling, _role(recipe)
+    sampling = Sampling(how.num_steps, how.guidance, how.spacing)
+    title, summary = Path(recipe.output_dir).name, _summary(recipe)
+
+    def save_model(folder: Path) -> None:
+        if isinstance(recipe.model.train, LoraTraining):
+            save_lora(generator, folder, role=role)
+            model_card(folder, generator, kind="lora", sampling=sampling, title=title, summary=summary)
+            if recipe.save_pipeline:
+                save_pipeline(generator, folder / "pipeline", role=role, spacing=how.spacing)
+        else:
+            save_pipeline(generator, folder, role=role, spacing=how.spacing)
+            model_card(folder, generator, kind="pipeline", sampling=sampling, title=title, summary=summary)
+
+    return save_model
+
+
+def _summary(recipe: Recipe) -> str:
+    training = recipe.training
+    rows = training.train_batch_size * training.gradient_accumulation_steps
+    text = configs.dump(replace(recipe, output_dir=Path(recipe.output_dir).name))
+    return (
+        f"Method `{recipe.method.kind}`, {training.max_train_steps} steps of {rows} rows per process, learning rate "
+        f"{training.learning_rate:g}.\n\n<details><summary>Recipe</summary>\n\n```yaml\n{text}```\n\n</details>"
+    )
+
+
+# --- the run folder --------------------------------------------------------------------------------------
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"output_dir {folder} is a file; name a folder")
+
+
+def _resume_choice(folder: Path, settings: str) -> str | None:
+    """Answer "latest" where the folder has checkpoints of the same settings, None where it has none.
+
+    Raises:
+        UserError: It has checkpoints of other settings.
+    """
+    if not checkpoints(folder):
+        return None
+    path = folder / SETTINGS
+    before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if before == settings:
+        return "latest"
+    changed = _changes(before, settings)
+    raise UserError(
+        f"{folder} holds a run with other settings ({changed}); choose another output_dir, delete the folder, or go "
+        "on with the new settings by --resume latest"
+    )
+
+
+def _is_complete(folder: Path, recipe: Recipe, resume: str | None) -> bool:
+    newest = max((step for step, _ in checkpoints(folder)), default=0)
+    done = newest >= recipe.training.max_train_steps and (folder / MODEL).is_dir()
+    return resume == "latest" and done
+
+
+def _changes(before: str, after: str, limit: int = 4) -> str:
+    old, new = _flat(configs.load(before + "\n", dict)), _flat(configs.load(after, dict))
+    names = [name for name in (old | new) if old.get(name) != new.get(name)]
+    told = [f"{name}: {old.get(name, 'none')} -> {new.get(name, 'none')}" for name in names[:limit]]
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(told) + more
+
+
+def _flat(value: object, prefix: str = "") -> dict[str, object]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, object] = {}
+    for name, item in value.items():
+        flat |= _flat(item, f"{prefix}.{name}" if prefix else str(name))
+    return flat
+
+
+def _tell_end(console: Console, folder: Path, steps: int, seconds: float) -> None:
+    if steps == 0:
+        console.print(f"{folder} is complete already; nothing was left to train")
+    else:
+        console.print(f"{steps} steps in {readable_seconds(seconds)}; the model is in {folder / MODEL}")

@@ -1,0 +1,66 @@
+"""The command line: parse, call, print. Libraries are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import os
+
+import typer
+
+from unifl.cli.bench import bench
+from unifl.cli.console import Commands
+from unifl.cli.demo import demo
+from unifl.cli.doctor import doctor
+from unifl.cli.evaluate import compare, evaluate
+from unifl.cli.generate import generate
+from unifl.cli.publish import push
+from unifl.cli.report import report
+from unifl.cli.train import train
+from unifl.cli.world import world
+
+# before transformers is imported: its notes on tokenizers and models are not about what the user did
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    ctx: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True),
+) -> None:
+    """Train diffusion models on what you can judge.
+
+    Start here:
+
+        unifl doctor                                    is everything in place?
+        unifl demo                                      both stages of UniFL on a laptop, with a report
+        unifl train refl --dry-run                      what would a run cost?
+        unifl generate world:pipeline "a small red circle, flat style, white background"
+
+    `unifl COMMAND --help` has examples for each command.
+    """
+    if version:
+        from unifl import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+app.command()(train)
+app.command()(generate)
+app.command()(evaluate)
+app.command()(compare)
+app.command()(report)
+app.add_typer(world, name="world")
+app.command()(demo)
+app.command()(doctor)
+app.command()(push)
+app.command()(bench)

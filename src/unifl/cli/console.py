@@ -1,0 +1,78 @@
+"""Where the command line prints, and how it says that something went wrong."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+import warnings
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from typer.core import TyperGroup
+
+from unifl.errors import TrainingStopped, UserError
+
+out = Console()
+err = Console(stderr=True)
+
+STOPPED, WRONG_USE, INTERRUPTED = 1, 2, 130
+
+
+class Commands(TyperGroup):
+    """Commands whose errors are one line: what is wrong and what to change, without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; exit codes are 2 for wrong use, 1 for a run that had to stop, 130 for Ctrl-C."""
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
+        except UserError as error:
+            code = _complain(f"{error}", WRONG_USE)
+        except TrainingStopped as error:
+            code = _complain(f"{error}", STOPPED)
+        except KeyboardInterrupt:
+            code = _complain("interrupted", INTERRUPTED)
+        raise typer.Exit(code)
+
+
+def interrupted(advice: str) -> typer.Exit:
+    """What to raise after Ctrl-C, with a line that says how to go on."""
+    return typer.Exit(_complain(f"interrupted; {advice}", INTERRUPTED))
+
+
+def this_command() -> str:
+    """The command line as it was typed."""
+    return shlex.join(["unifl", *sys.argv[1:]])
+
+
+def progress_line(text: str, done: int, total: int) -> None:
+    """Show how far something is, in place on a terminal and only at its end elsewhere."""
+    if err.is_terminal:
+        err.print(f"\r{text}: {done}/{total}", end="\n" if done >= total else "", highlight=False)
+    elif done >= total:
+        err.print(f"{text}: {total} pictures", highlight=False)
+
+
+def quiet_libraries() -> None:
+    """Turn off progress bars and notes of other libraries; ours say what matters."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    for library in (of_diffusers, of_transformers):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+
+
+def _complain(message: str, code: int) -> int:
+    # soft wrap: one line stays one line when it is copied or searched for
+    err.print(f"[bold red]error:[/] [red]{escape(message)}[/]", soft_wrap=True, highlight=False)
+    return code
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    err.print(f"[yellow]warning:[/] {escape(str(message))}", soft_wrap=True, highlight=False)

@@ -1,0 +1,121 @@
+"""`unifl evaluate` and `unifl compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+PromptFile = Annotated[
+    Path | None,
+    typer.Option("--prompts", help="A file of prompts; held-out ones of the embedded world by default."),
+]
+NumPrompts = Annotated[int, typer.Option(help="The first so many prompts.")]
+Seeds = Annotated[int, typer.Option(help="Pictures per prompt.")]
+JudgeName = Annotated[
+    str,
+    typer.Option("--judge", help="world:judges/gold, world:judges/validation, or package.module:name."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+BatchSize = Annotated[int, typer.Option(help="Pictures at once.")]
+Reuse = Annotated[
+    bool, typer.Option("--reuse", help="Keep scores of an earlier call if nothing has changed.")
+]
+
+
+def evaluate(
+    models: Annotated[
+        list[str], typer.Argument(help="MODEL, MODEL@STEPS or NAME=MODEL@STEPS.", metavar="MODEL...")
+    ],
+    folder: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Where files go: the run itself if it is the only model."),
+    ] = None,
+    prompts: PromptFile = None,
+    num_prompts: NumPrompts = 500,
+    seeds: Seeds = 4,
+    judge: JudgeName = "world:judges/gold",
+    reuse: Reuse = False,
+    batch_size: BatchSize = 64,
+    device: Device = "auto",
+) -> None:
+    r"""Measure models on the same prompts and noise; write result.json.
+
+    Every metric comes with a 95 % interval over prompts. Each model is also
+    compared with the first one, picture by picture. Without other wishes
+    the prompts are held-out ones of the embedded world and the judge is
+    the one of final figures; do not choose settings by it, take
+    --judge world:judges/validation for that.
+
+    For example:
+
+        unifl evaluate world:pipeline@20 runs/stage1 runs/refl
+        unifl evaluate world:pipeline@4 world:pipeline@20 runs/stage2@4
+        unifl evaluate runs/stage1 --num-prompts 100 --judge world:judges/validation
+        unifl evaluate base=path/to/sd15 mine=runs/mine --prompts prompts.txt \
+              --judge my_judges:Reader --out runs/figures
+    """
+    from unifl.assembly.figures import Request
+    from unifl.cli.figures import own_folder, show_comparisons, show_figures
+
+    request = Request(
+        prompts=prompts,
+        num_prompts=num_prompts,
+        seeds=seeds,
+        judge=judge,
+        device=device,
+        batch_size=batch_size,
+        reuse=reuse,
+    )
+    result = show_figures(models, request, folder or own_folder(models))
+    show_comparisons(result.comparisons)
+
+
+def compare(
+    a: Annotated[str, typer.Argument(help="The first model; or its id, with --scores.")],
+    b: Annotated[str, typer.Argument(help="The second.")],
+    scores: Annotated[
+        Path | None,
+        typer.Option("--scores", help="A folder in which both were evaluated: compares ids, draws nothing."),
+    ] = None,
+    metric: Annotated[str, typer.Option(help="What decides a pair (with --scores).")] = "overall",
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Where files go.")] = Path("runs/comparison"),
+    prompts: PromptFile = None,
+    num_prompts: NumPrompts = 500,
+    seeds: Seeds = 1,
+    judge: JudgeName = "world:judges/gold",
+    reuse: Reuse = False,
+    batch_size: BatchSize = 64,
+    device: Device = "auto",
+) -> None:
+    """How often do pictures of A beat those of B?
+
+    Both draw from the same prompts and noise, and a judge decides each
+    pair by its overall score; differences up to 0.01 are ties, which
+    count as half a win.
+
+    For example:
+
+        unifl compare runs/stage1 world:pipeline
+        unifl compare runs/stage2@4 world:pipeline@4
+        unifl compare stage1@20 refl@20 --scores runs/demo
+        unifl compare stage1@20 base@20 --scores runs/demo --metric structure
+    """
+    from unifl.assembly.figures import Request
+    from unifl.cli.figures import compare_drawn, compare_stored, show_comparisons
+
+    if scores is not None:
+        rows = [compare_stored(a, b, scores, metric)]
+    else:
+        request = Request(
+            prompts=prompts,
+            num_prompts=num_prompts,
+            seeds=seeds,
+            judge=judge,
+            device=device,
+            batch_size=batch_size,
+            reuse=reuse,
+        )
+        rows = [compare_drawn(a, b, request, folder)]
+    show_comparisons(rows)

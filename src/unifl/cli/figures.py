@@ -1,0 +1,86 @@
+"""What `unifl evaluate` and `unifl compare` call and print; imported by them when they run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from unifl.assembly.figures import Request, measure
+from unifl.cli.console import out, progress_line, quiet_libraries
+from unifl.errors import UserError
+from unifl.evaluation import ModelResult, compare_models
+from unifl.evaluation.report_inputs import decode_id
+from unifl.metrics.result import Comparison, Result
+from unifl.world.gold import load_gold
+
+
+def show_figures(models: Sequence[str], request: Request, folder: Path) -> Result:
+    """Evaluate models against the first of them, and print every metric."""
+    quiet_libraries()
+    done = measure(models, request, folder, gold=load_gold, progress=progress_line)
+    out.print(_metric_table(done.result))
+    _tell_files(folder)
+    return done.result
+
+
+def compare_drawn(a: str, b: str, request: Request, folder: Path) -> Comparison:
+    """Draw and judge pictures of two models."""
+    quiet_libraries()
+    done = measure([a, b], request, folder, gold=load_gold, against_first=False, progress=progress_line)
+    _tell_files(folder)
+    return done.result.comparisons[-1]
+
+
+def compare_stored(a: str, b: str, folder: Path, metric: str) -> Comparison:
+    """Compare two models by the scores that an evaluation has left in a folder.
+
+    Raises:
+        UserError: There are no scores of one of them.
+    """
+    there = {decode_id(path.stem): path for path in sorted(folder.glob("scores/*.npz"))}
+    for name in (a, b):
+        if name not in there:
+            raise UserError(f"{folder} has no scores of {name!r}; there are: {', '.join(there) or 'none'}")
+    judged_by = folder / "scores" / "judge.txt"
+    judge = judged_by.read_text(encoding="utf-8") if judged_by.is_file() else "unknown"
+    results = {name: ModelResult.load(there[name]) for name in (a, b)}
+    return compare_models(results, [(a, b)], judge=judge, metric=metric)[0]
+
+
+def show_comparisons(rows: Sequence[Comparison]) -> None:
+    """Print a table, and each row once more in words."""
+    if not rows:
+        return
+    table = Table("a", "b", "judge", "metric", "win", "95 %", "tie", "lose", "prompts")
+    for row in rows:
+        shares = (f"{row.win:.3f}", f"{row.low:.3f} to {row.high:.3f}", f"{row.tie:.3f}", f"{row.lose:.3f}")
+        table.add_row(row.a, row.b, row.judge, row.metric, *shares, str(row.n))
+    out.print(table)
+    for row in rows:
+        interval = f"{row.low:.1%} to {row.high:.1%}, {row.n} prompts"
+        out.print(f"{row.a} wins {row.win:.1%} against {row.b} ({interval})", highlight=False, soft_wrap=True)
+
+
+def own_folder(models: Sequence[str]) -> Path:
+    """The run's own folder if a run is the only model."""
+    alone = Path(models[0].rpartition("@")[0] or models[0]) if len(models) == 1 else None
+    return alone if alone is not None and (alone / "config.yaml").is_file() else Path("runs/evaluation")
+
+
+def _tell_files(folder: Path) -> None:
+    text = f"wrote {folder / 'result.json'}; the page about it: unifl report {folder}"
+    out.print(text, highlight=False, soft_wrap=True)
+
+
+def _metric_table(result: Result) -> Table:
+    """Models in columns, metrics in rows."""
+    names = list(result.models)
+    table = Table("metric", *names, title="95 % intervals over prompts", title_justify="left")
+    for metric in dict.fromkeys(key for entry in result.models.values() for key in entry.metrics):
+        found = [result.models[name].metrics.get(metric) for name in names]
+        cells = ["" if m is None else f"{m.value:.3f}  [{m.low:.3f}, {m.high:.3f}]" for m in found]
+        table.add_row(metric, *map(escape, cells))
+    return table

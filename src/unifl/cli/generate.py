@@ -1,0 +1,86 @@
+"""`unifl generate`."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from unifl.cli.console import out, progress_line, quiet_libraries
+from unifl.errors import UserError
+
+
+def generate(
+    model: Annotated[
+        str,
+        typer.Argument(help="world:pipeline, a hub name, a folder, a .safetensors file, or a run folder."),
+    ],
+    prompts: Annotated[list[str] | None, typer.Argument(help="Prompts.", metavar="PROMPT...")] = None,
+    prompt_file: Annotated[
+        Path | None, typer.Option("--prompts", help="A .txt, .jsonl or .tsv file of prompts.")
+    ] = None,
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Where pictures go.")] = Path("pictures"),
+    lora: Annotated[str | None, typer.Option(help="A LoRA on top: a file, a folder, a run.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Network evaluations per picture.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="w of u + w (c - u); 1 is none.")] = None,
+    spacing: Annotated[
+        Literal["leading", "trailing"] | None, typer.Option(help="Timesteps of the schedule.")
+    ] = None,
+    negative: Annotated[str | None, typer.Option(help="Negative prompt.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    count: Annotated[int, typer.Option("--count", "-n", help="Pictures per prompt.")] = 1,
+    batch_size: Annotated[int, typer.Option(help="Pictures at once.")] = 16,
+    resolution: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    half: Annotated[bool, typer.Option("--bf16", help="Weights in bfloat16.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+) -> None:
+    """Draw pictures: PNG files, metadata.jsonl and grid.png.
+
+    Steps, guidance and spacing that are not given are those that the run
+    which made the model was meant for. The noise depends on the number of
+    the prompt and the seed alone, so that pictures of two models can be
+    laid side by side.
+
+    For example:
+
+        unifl generate world:pipeline "a small red circle, flat style, white background"
+        unifl generate runs/stage1 --prompts prompts.txt --count 4
+        unifl generate runs/stage2 --prompts prompts.txt --steps 4 --out four_steps
+        unifl generate path/to/sd15 "a cat" --lora runs/mine --guidance 5
+        unifl generate runs/stage1/checkpoint-20 "a cat" --seed 7
+    """
+    quiet_libraries()
+    import torch
+
+    from unifl.assembly.generate import generate_pictures
+    from unifl.assembly.open_model import open_model
+    from unifl.data import load_prompts
+
+    texts = [*(prompts or ()), *(load_prompts(prompt_file) if prompt_file else ())]
+    if not texts:
+        raise UserError('there is no prompt; write one after the model, in "", or name a file by --prompts')
+    opened = open_model(
+        model,
+        lora=lora,
+        num_steps=steps,
+        guidance=guidance,
+        spacing=spacing,
+        negative_prompt=negative,
+        resolution=resolution,
+        device=device,
+        dtype=torch.bfloat16 if half else torch.float32,
+    )
+    how = opened.sampling
+    out.print(f"{opened.id}: guidance {how.guidance:g}, {how.spacing} spacing, seed {seed}", highlight=False)
+    paths = generate_pictures(
+        opened,
+        texts,
+        folder,
+        seed=seed,
+        count=count,
+        batch_size=batch_size,
+        progress=partial(progress_line, opened.id),
+    )
+    out.print(f"{len(paths)} pictures in {folder}; all of them: {folder / 'grid.png'}", highlight=False)
