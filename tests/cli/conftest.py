@@ -18,6 +18,19 @@ def finished_workspace(tmp_path_factory):
     return make_workspace(tmp_path_factory.mktemp("workspace"))
 
 
+@pytest.fixture(scope="session")
+def trained_workspace(finished_workspace, tmp_path_factory):
+    """The workspace with a finished run in runs/refl."""
+    from unifl.assembly import load_recipe, run_recipe
+
+    folder = tmp_path_factory.mktemp("trained") / "work"
+    shutil.copytree(finished_workspace, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run_recipe(load_recipe("refl.yaml"), progress=False)
+    return folder
+
+
 @pytest.fixture
 def workspace(finished_workspace, tmp_path, monkeypatch):
     """A copy of its own for each test, which is the working folder meanwhile."""

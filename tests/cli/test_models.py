@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,10 +13,9 @@ JUDGE = ("--judge", "assembly_toy:Reader")
 
 
 @pytest.fixture
-def run(workspace, unifl):
+def run(workspace, trained_workspace):
     """A trained LoRA."""
-    assert unifl("train", "refl.yaml", "--quiet").exit_code == 0
-    return workspace / "runs" / "refl"
+    return shutil.copytree(trained_workspace / "runs" / "refl", workspace / "runs" / "refl")
 
 
 def _pixels(path):

@@ -28,7 +28,7 @@ def test_a_recipe_trains_and_its_lora_loads_in_plain_diffusers(workspace, unifl)
     assert "tiny" in (run / "config.yaml").read_text()
     assert "guidance_scale" in (run / "model" / "README.md").read_text()
     pipeline = StableDiffusionPipeline.from_pretrained("tiny", safety_checker=None)
-    before = pipeline.unet.state_dict()
+    before = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
     pipeline.load_lora_weights(str(run / "model"))
     pipeline.fuse_lora()
     changed = pipeline.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1.to_q.weight

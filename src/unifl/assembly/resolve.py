@@ -241,7 +241,7 @@ def _made(part: Part) -> Any:
 
 def _reward_of_folder(path: Path) -> Feedback:
     folder, axis = path.parent, path.name
-    if not looks_like_path(str(path)) and not folder.is_dir():
+    if len(path.parts) == 1 or (not looks_like_path(str(path)) and not folder.is_dir()):
         raise UserError(
             f"no reward {str(path)!r}; write world:rewards/<axis>, package.module:name, or <folder>/<axis>"
         )

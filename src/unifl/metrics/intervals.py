@@ -137,9 +137,12 @@ def centred_interval(
     A resample has fewer distinct points than the sample, which inflates such distances; plain percentiles
     would then sit above the value. The replicates are moved so that their mean is the value: the interval
     shows the spread over prompts at this ``n``, and it does not correct the bias that a distance has at
-    finite ``n``.
+    finite ``n``. Replicates that are not defined (``nan``) are left out.
     """
-    return _percentiles(value, replicates - replicates.mean() + value, n, level)
+    defined = replicates[np.isfinite(replicates)]
+    if not len(defined):
+        return Interval(value, value, value, n)
+    return _percentiles(value, defined - defined.mean() + value, n, level)
 
 
 def change_interval(

@@ -36,6 +36,7 @@ def kernel_replicates(
     np.fill_diagonal(own, 0.0)
     total = counts.sum(axis=1)
     pairs = total**2 - (counts**2).sum(axis=1)
+    pairs = np.where(pairs > 0, pairs, np.nan)  # one sample drawn n times has no pair: no replicate
     inside = ((counts @ own) * counts).sum(axis=1) / pairs
     across = counts @ _kernel(x, y).mean(axis=1) / total
     return inside + _within(y) - 2 * across
