@@ -106,12 +106,14 @@ def test_a_gradient_that_only_one_process_has_counts_as_zero_on_the_other(tmp_pa
 def test_accelerate_launch_equals_one_process_and_resumes(tmp_path):
     changes = CHANGES | {"train_batch_size": 4}
     for steps in (3, 5):
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+        # accelerate starts a single process for `--cpu`; `--multi_gpu` starts both, which find no GPU
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
         command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
         command += ["--main_process_port", str(_free_port()), str(SCRIPT), str(tmp_path / "run")]
         command += ["--changes", json.dumps(changes | {"max_train_steps": steps, "lr_scheduler": "constant"})]
         command += ["--dtype", "float64"]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=3600)
+        environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+        result = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
         assert result.returncode == 0, result.stderr
     _, expected = _train(tmp_path / "alone", **CHANGES, train_batch_size=8, lr_scheduler="constant")
     found = read_lines(tmp_path / "run" / "metrics.jsonl")

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from unifl.cli.console import quiet_libraries
+
 PromptFile = Annotated[
     Path | None,
     typer.Option("--prompts", help="A file of prompts; held-out ones of the embedded world by default."),
@@ -56,6 +58,7 @@ def evaluate(
         unifl evaluate base=path/to/sd15 mine=runs/mine --prompts prompts.txt \
               --judge my_judges:Reader --out runs/figures
     """
+    quiet_libraries()
     from unifl.assembly.figures import Request
     from unifl.cli.figures import own_folder, show_comparisons, show_figures
 
@@ -102,6 +105,7 @@ def compare(
         unifl compare stage1@20 refl@20 --scores runs/demo
         unifl compare stage1@20 base@20 --scores runs/demo --metric structure
     """
+    quiet_libraries()
     from unifl.assembly.figures import Request
     from unifl.cli.figures import compare_drawn, compare_stored, show_comparisons
 

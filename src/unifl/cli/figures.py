@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from unifl.assembly.figures import Request, measure
-from unifl.cli.console import out, progress_line, quiet_libraries
+from unifl.cli.console import out, progress_line
 from unifl.errors import UserError
 from unifl.evaluation import ModelResult, compare_models
 from unifl.evaluation.report_inputs import decode_id
@@ -19,7 +19,6 @@ from unifl.world.gold import load_gold
 
 def show_figures(models: Sequence[str], request: Request, folder: Path) -> Result:
     """Evaluate models against the first of them, and print every metric."""
-    quiet_libraries()
     done = measure(models, request, folder, gold=load_gold, progress=progress_line)
     out.print(_metric_table(done.result))
     _tell_files(folder)
@@ -28,7 +27,6 @@ def show_figures(models: Sequence[str], request: Request, folder: Path) -> Resul
 
 def compare_drawn(a: str, b: str, request: Request, folder: Path) -> Comparison:
     """Draw and judge pictures of two models."""
-    quiet_libraries()
     done = measure([a, b], request, folder, gold=load_gold, against_first=False, progress=progress_line)
     _tell_files(folder)
     return done.result.comparisons[-1]

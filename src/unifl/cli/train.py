@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -58,7 +59,7 @@ def train(
         )
     except KeyboardInterrupt as stop:
         raise interrupted(_advice(Path(settings.output_dir))) from stop
-    if not dry_run and not quiet:
+    if not dry_run and not quiet and os.environ.get("RANK", "0") == "0":  # once, of several processes
         out.print(
             f"try it:  unifl generate {result.folder} PROMPT\n"
             f"judge it:  unifl evaluate {result.folder}\n"
