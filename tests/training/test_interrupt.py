@@ -73,7 +73,7 @@ def test_killed_at_many_random_moments_a_run_ends_the_same(tmp_path, whole, seed
 
 
 @pytest.mark.parametrize("place", ["_flush_tree", "prune"])
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("count", [1, 3, 6])
 def test_killed_while_a_checkpoint_is_written(tmp_path, whole, place, count):
     seen = []
 

@@ -108,6 +108,7 @@ class Run:
                 warn_about_differences(self.last_checkpoint, self._settings)
             remove_unfinished(self.folder)
             set_newer_aside(self.folder, self.state.step)
+            self._prune()  # the process may have died between writing a checkpoint and removing older ones
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / SETTINGS).write_text(self._settings, encoding="utf-8")
 
@@ -161,13 +162,15 @@ class Run:
             for lines in self._lines.values():
                 lines.sync()
             path = write_checkpoint(self.folder, step, self._settings, self._fill)
-            prune(
-                self.folder, limit=self.config.checkpoints_total_limit, every=self.config.checkpointing_steps
-            )
+            self._prune()
         self.accelerator.wait_for_everyone()
         self.last_checkpoint = path
         self.clock.add_extra("checkpoint", time.perf_counter() - started)
         return path
+
+    def _prune(self) -> None:
+        limit, every = self.config.checkpoints_total_limit, self.config.checkpointing_steps
+        prune(self.folder, limit=limit, every=every)
 
     def finish(self) -> None:
         """Write the user-facing model, unless a complete run is only being looked at again."""

@@ -41,8 +41,8 @@ class BuildConfig:
     judge_pictures: int = 16_000
     critic_pictures: int = 6_000
     autoencoder_steps: int = 4_500
-    denoiser_steps: int = 5_200
-    early_step: int = 2_600
+    denoiser_steps: int = 13_200
+    early_step: int = 5_200
     judge_steps: int = 1_300
     critic_steps: int = 1_000
     reward_steps: int = 450

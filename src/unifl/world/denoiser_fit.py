@@ -52,8 +52,8 @@ def fit_denoiser(
     """Train `unet` and `text` together from nothing.
 
     Args:
-        early: the weights of this step are kept as `early.safetensors`: the younger model whose pictures the
-            annotators compare.
+        early: at this step the learning rate has fallen to nothing and starts again; the weights are kept as
+            `early.safetensors`: the younger model whose pictures the annotators compare.
 
     Returns:
         a ModuleDict with the keys "unet" and "text", holding EMA weights.
@@ -80,6 +80,8 @@ def fit_denoiser(
         weight = (_MAX_SNR * (sigma / alpha) ** 2).clamp(max=1)
         return (weight * denoising_mse(raw, x0, eps, alpha, sigma, "epsilon")).mean()
 
-    config = FitConfig(steps=steps, learning_rate=1.2e-3, warmup=200, ema_decay=0.999)
+    config = FitConfig(
+        steps=steps, learning_rate=1.2e-3, warmup=200, ema_decay=0.999, restarts=(early,)
+    )
     fit(model, loss, config, folder, name="denoiser", snapshots={early: folder / "early.safetensors"})
     return model

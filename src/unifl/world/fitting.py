@@ -21,7 +21,11 @@ from tqdm import tqdm
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig:
-    """Settings of one fit."""
+    """Settings of one fit.
+
+    Args:
+        restarts: steps at which the learning rate's cosine starts again (SGDR, 1608.03983).
+    """
 
     steps: int
     learning_rate: float = 1e-3
@@ -30,6 +34,7 @@ class FitConfig:
     ema_decay: float = 0.998
     clip: float = 1.0
     save_every: int = 500
+    restarts: tuple[int, ...] = ()
 
 
 def fit(
@@ -86,8 +91,10 @@ def fit(
 
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, config: FitConfig, step: int) -> None:
-    warm = min(1.0, (step + 1) / max(1, config.warmup))
-    cosine = 0.5 * (1 + math.cos(math.pi * step / config.steps))
+    start = max((r for r in config.restarts if r <= step), default=0)
+    end = min((r for r in config.restarts if r > step), default=config.steps)
+    warm = min(1.0, (step - start + 1) / max(1, config.warmup))
+    cosine = 0.5 * (1 + math.cos(math.pi * (step - start) / (end - start)))
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate * warm * (0.01 + 0.99 * cosine)
 
