@@ -89,6 +89,34 @@ def test_scores_are_used_again_only_for_the_same_weights_prompts_and_judge(gener
     assert set(drawn) == {"base@2", "mine@2"}
 
 
+def test_scores_are_not_used_again_when_the_judge_of_that_name_sees_differently(generator, tmp_path):
+    class Sharper(Reader):
+        def features(self, images):
+            return 2 * super().features(images)
+
+    drawn = []
+
+    def evaluate(judge):
+        drawn.clear()
+        evaluate_models(
+            _candidates(generator),
+            PROMPTS,
+            judge,
+            judge_name="toy",
+            folder=tmp_path,
+            references={"curated": torch.stack([sample.image for sample in SAMPLES])},
+            diversity_prompts=0,
+            reuse=True,
+            progress=lambda name, done, total: drawn.append(name),
+        )
+
+    evaluate(Reader())
+    evaluate(Reader())
+    assert drawn == []
+    evaluate(Sharper())
+    assert set(drawn) == {"base@2", "mine@2"}
+
+
 def test_a_hash_is_of_the_weights_and_not_of_the_way_they_were_loaded(generator, tmp_path):
     plain = make_generator(tiny_pipeline("sd15"))
     assert weights_sha256(generator, "reference") == weights_sha256(plain)

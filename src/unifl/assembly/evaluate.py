@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -103,12 +104,13 @@ def evaluate_models(
     _check(models, pairs)
     folder = Path(folder)
     features = {name: judge_features(judge, pictures) for name, pictures in (references or {}).items()}
+    judged_by = _fingerprint(judge_name, features)
     entries, found = {}, {}
     pictures: dict[str, Tensor] = {}
     for name, candidate in models.items():
         entry = _entry(candidate, prompts, seeds)
         path = folder / "scores" / f"{encode_id(name)}.npz"
-        known = _known(folder, name, entry, judge_name, features) if reuse else None
+        known = _known(folder, name, entry, judged_by, features) if reuse else None
         if known is None:
             known = evaluate_model(
                 partial(_draw, candidate),
@@ -127,7 +129,7 @@ def evaluate_models(
         entry.metrics = {metric: Metric.of(value) for metric, value in known.metrics.items()}
         entries[name], found[name] = entry, known
     if pictures:
-        (folder / "scores" / JUDGE_FILE).write_text(judge_name, encoding="utf-8")
+        (folder / "scores" / JUDGE_FILE).write_text(judged_by, encoding="utf-8")
         kept = len(next(iter(pictures.values())))
         save_pictures(folder, pictures, list(prompts[:kept]), [seeds[0]] * kept)
     comparisons = compare_models(found, pairs, judge=judge_name)
@@ -180,17 +182,23 @@ def _entry(candidate: Candidate, prompts: Sequence[str], seeds: Sequence[int]) -
 
 
 def _known(
-    folder: Path, name: str, entry: ModelEntry, judge_name: str, features: Mapping[str, object]
+    folder: Path, name: str, entry: ModelEntry, judged_by: str, features: Mapping[str, object]
 ) -> ModelResult | None:
     """Scores of an earlier call, if everything that they depend on is as it was."""
-    path, judged_by = folder / "scores" / f"{encode_id(name)}.npz", folder / "scores" / JUDGE_FILE
-    if not (path.is_file() and judged_by.is_file() and (folder / "result.json").is_file()):
+    path, judge_file = folder / "scores" / f"{encode_id(name)}.npz", folder / "scores" / JUDGE_FILE
+    if not (path.is_file() and judge_file.is_file() and (folder / "result.json").is_file()):
         return None
     before = read_result(folder / "result.json").models.get(name)
-    if before is None or judged_by.read_text(encoding="utf-8") != judge_name:
+    if before is None or judge_file.read_text(encoding="utf-8") != judged_by:
         return None
     complete = all(f"frechet_{reference}" in before.metrics for reference in features)
     return ModelResult.load(path) if complete and replace(before, metrics={}) == entry else None
+
+
+def _fingerprint(judge_name: str, features: Mapping[str, Float[np.ndarray, "n d"]]) -> str:
+    """The judge's name and, as weights are replaced under the same name, what it sees in the references."""
+    seen = [f"{name} {values.mean():.4f} {values.std():.4f}" for name, values in features.items()]
+    return "\n".join([judge_name, *seen])
 
 
 def _check(models: Mapping[str, Candidate], pairs: Sequence[tuple[str, str]]) -> None:

@@ -43,7 +43,7 @@ def compare_stored(a: str, b: str, folder: Path, metric: str) -> Comparison:
         if name not in there:
             raise UserError(f"{folder} has no scores of {name!r}; there are: {', '.join(there) or 'none'}")
     judged_by = folder / "scores" / "judge.txt"
-    judge = judged_by.read_text(encoding="utf-8") if judged_by.is_file() else "unknown"
+    judge = judged_by.read_text(encoding="utf-8").splitlines()[0] if judged_by.is_file() else "unknown"
     results = {name: ModelResult.load(there[name]) for name in (a, b)}
     return compare_models(results, [(a, b)], judge=judge, metric=metric)[0]
 

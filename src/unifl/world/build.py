@@ -24,13 +24,15 @@ from unifl.world.assets import ASSETS, load_rewards
 from unifl.world.autoencoder_fit import fit_autoencoder
 from unifl.world.baselines import as_json, best_setting, early_pictures
 from unifl.world.critic_fit import fit_critics
-from unifl.world.dataset import RenderedSet, rendered_set
+from unifl.world.dataset import RenderedSet, reencoded_set, rendered_set
 from unifl.world.denoiser_fit import encode_all, fit_denoiser
 from unifl.world.judge_fit import SEEDS, fit_judge
 from unifl.world.judges import JudgeName, WorldJudge, load_judge_file, save_judge
 from unifl.world.reward_fit import fit_rewards
 from unifl.world.scenes import parse, place, sample_prompts, sample_scenes
 from unifl.world.trust import judge_numbers, pixel_ascent
+
+_INSTALLED = "installed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class BuildConfig:
     autoencoder_steps: int = 4_500
     denoiser_steps: int = 13_200
     early_step: int = 5_200
-    judge_steps: int = 1_300
+    judge_steps: int = 3_000
     critic_steps: int = 1_000
     reward_steps: int = 450
     pair_prompts: int = 2_000
@@ -114,9 +116,8 @@ def _judge(build: Build, name: JudgeName) -> None:
     seed, number = SEEDS[name], build.config.judge_pictures
     data = rendered_set(build.folder / "sets", name, number, seed=seed)
     scenes = sample_scenes(number, seed=seed, held_out=False)
-    network = fit_judge(
-        name, data, scenes, build.folder / "judges", steps=build.config.judge_steps, reencode=build.reencode
-    )
+    coded = reencoded_set(data, build.folder / "sets" / f"{name}-reencoded.npy", build.reencode)
+    network = fit_judge(name, (data, coded), scenes, build.folder / "judges", steps=build.config.judge_steps)
     save_judge(network, build.folder / "judges" / f"{name}.safetensors")
 
 
@@ -191,6 +192,10 @@ def _install(build: Build) -> None:
         shutil.copytree(build.folder / name, ASSETS / name.removesuffix("/final"), dirs_exist_ok=True)
     for name in ("baselines.json", "trust.json"):
         _copy(build.folder / name, ASSETS / name)
+    for config in ASSETS.glob("pipeline/*/config.json"):  # diffusers notes the folder that a part came from
+        kept = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
+        config.write_text(json.dumps(kept, indent=2) + "\n")
+    (build.folder / _INSTALLED).touch()
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -208,7 +213,7 @@ STAGES: dict[str, tuple[Callable[[Build], None], str]] = {
     "rewards": (_rewards, "rewards/final/levels.json"),
     "baselines": (_baselines, "baselines.json"),
     "trust": (_trust, "trust.json"),
-    "install": (_install, "installed"),
+    "install": (_install, _INSTALLED),
 }
 
 

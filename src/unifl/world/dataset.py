@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,19 @@ def rendered_set(folder: Path, name: str, number: int, *, seed: int, held_out: b
     quality = np.array([scene.quality for scene in scenes], dtype=np.float32)
     assert quality.shape == (number, len(QUALITIES))
     return RenderedSet(np.load(path, mmap_mode="r"), [scene.caption for scene in scenes], quality)
+
+
+def reencoded_set(
+    data: RenderedSet, path: Path, reencode: Callable[[Tensor], Tensor], batch_size: int = 250
+) -> RenderedSet:
+    """The same pictures through the autoencoder and back, computed once and kept at `path`."""
+    if not path.exists():
+        parts = []
+        for start in tqdm(range(0, len(data), batch_size), desc=f"encode {path.stem}", mininterval=10):
+            images = reencode(data.images(np.arange(start, min(start + batch_size, len(data)))))
+            parts.append((images * 255).round().to(torch.uint8).numpy())
+        np.save(path, np.concatenate(parts))
+    return replace(data, pixels=np.load(path, mmap_mode="r"))
 
 
 def _draw(path: Path, scenes: list) -> None:

@@ -80,8 +80,6 @@ def fit_denoiser(
         weight = (_MAX_SNR * (sigma / alpha) ** 2).clamp(max=1)
         return (weight * denoising_mse(raw, x0, eps, alpha, sigma, "epsilon")).mean()
 
-    config = FitConfig(
-        steps=steps, learning_rate=1.2e-3, warmup=200, ema_decay=0.999, restarts=(early,)
-    )
+    config = FitConfig(steps=steps, learning_rate=1.2e-3, warmup=200, ema_decay=0.999, restarts=(early,))
     fit(model, loss, config, folder, name="denoiser", snapshots={early: folder / "early.safetensors"})
     return model

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -58,27 +58,27 @@ def judge_loss(
     loss = loss + F.cross_entropy(total["background"], truth["background"])
     whole_axes = [QUALITIES.index(axis) for axis in WHOLE_QUALITIES]
     loss = loss + 25 * F.mse_loss(total["quality"].sigmoid(), truth["quality"][:, whole_axes])
-    for key, label in (("detail", truth["quality"][:, QUALITIES.index("detail")]), ("structure", structure)):
+    detail = truth["quality"][:, QUALITIES.index("detail")]
+    for key, label, weight in (("detail", detail, 25), ("structure", structure, 10)):
         error = (cell[key].sigmoid() - label[:, None, None, None]) ** 2
-        loss = loss + 10 * (error * here).sum() / here.sum()
+        loss = loss + weight * (error * here).sum() / here.sum()
     return loss
 
 
 def fit_judge(
     name: JudgeName,
-    data: RenderedSet,
+    data: tuple[RenderedSet, RenderedSet],
     scenes: list[Scene],
     folder: Path,
     *,
     steps: int,
     batch_size: int = 32,
-    reencode: Callable[[Tensor], Tensor] | None = None,
 ) -> JudgeNetwork:
     """Train one judge.
 
     Args:
-        reencode: the packaged autoencoder's round trip; a quarter of the pictures go through it, since the
-            pictures to be judged do.
+        data: the scenes as drawn and, in the same order, as they come out of the packaged autoencoder: half of
+            a batch is taken from each, since the pictures to be judged are decoded ones.
     """
     seed = SEEDS[name]
     torch.manual_seed(seed)
@@ -86,12 +86,10 @@ def fit_judge(
     truth = targets(scenes)
 
     def loss(step: int) -> Tensor:
-        rows = batch_rows(len(data), batch_size, step, seed)
+        rows = batch_rows(len(scenes), batch_size, step, seed)
+        parts = np.array_split(rows, len(data))
         rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        images = data.images(rows)
-        if reencode is not None:
-            some = batch_size // 4
-            images = torch.cat([reencode(images[:some]), images[some:]])
+        images = torch.cat([pictures.images(part) for pictures, part in zip(data, parts, strict=True)])
         batch = {key: value[rows] for key, value in truth.items()}
         images, batch["quality"], structure = damage(images, batch["quality"], rng)
         cells, whole = network(images)
