@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
@@ -121,9 +122,20 @@ def test_labels_must_match_masks(tmp_path):
 def test_several_sizes_need_a_resolution(tmp_path):
     folder = _write(tmp_path, extra={})
     Image.new("RGB", (16, 8)).save(folder / "1.png")
+    AnnotatedImages(folder).validate()
     with pytest.raises(UserError, match="set `resolution`"):
+        AnnotatedImages(folder).require_one_size()
+    AnnotatedImages(folder, resolution=8).require_one_size()
+
+
+def test_a_jpeg_that_was_cut_off_is_found_before_training(tmp_path):
+    folder = _write(tmp_path, extra={})
+    whole = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(whole, "JPEG")
+    (folder / "1.png").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    with pytest.raises(UserError, match=r"cannot read the image .*1\.png"):
         AnnotatedImages(folder).validate()
-    AnnotatedImages(folder, resolution=8).validate()
 
 
 def test_folders_that_make_no_sense(tmp_path):

@@ -47,6 +47,9 @@ def test_a_network_is_frozen_but_passes_gradients():
         lambda images, prompts: (images > 0.4).float().mean((1, 2, 3)),
         lambda images, prompts: images.detach().mean((1, 2, 3)),
         lambda images, prompts: torch.ones(len(images), requires_grad=True) * 2,
+        lambda images, prompts: images.numpy().mean((1, 2, 3)),
+        lambda images, prompts: images.detach().numpy().mean((1, 2, 3)),
+        lambda images, prompts: [0.5 for _ in prompts],
     ],
 )
 def test_a_function_without_gradient_is_found_out(function):

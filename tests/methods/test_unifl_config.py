@@ -50,6 +50,36 @@ def _build(make, config, **parts):
     return UniFL(make(), config, **parts)
 
 
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda images: images.detach().mean((1, 2, 3)), "needs a gradient through the critic 'blind'"),
+        (
+            lambda images: (images > 0.5).float().mean((1, 2, 3)),
+            "needs a gradient through the critic 'blind'",
+        ),
+        (lambda images: images.mean(), r"'blind' returned shape \(\) for 1 pictures"),
+    ],
+)
+def test_a_critic_without_gradient_is_refused(make, rewards, sources, loss, message):
+    class Blind:
+        name = "blind"
+        needs = frozenset({"image"})
+
+        def __call__(self, images, batch):
+            return loss(images)
+
+        def pseudo(self, batch):
+            return batch
+
+    # beside another term the step would run, without any effect of the critic
+    config = UniFLConfig(
+        perceptual=PerceptualConfig(weights={"blind": 1.0}), aesthetic=AestheticConfig(levels={"color": 0.5})
+    )
+    with pytest.raises(UserError, match=message):
+        _build(make, config, rewards=rewards, critics={"blind": Blind()}, sources=sources)
+
+
 def test_missing_parts_are_named(make, rewards, critics, sources, detail):
     config = UniFLConfig(perceptual=PerceptualConfig(), aesthetic=AestheticConfig(levels={"color": 0.5}))
     parts = dict(rewards=rewards, critics=critics, sources=sources)

@@ -93,10 +93,12 @@ def _generator(recipe: Recipe, device: torch.device) -> Generator:
 
 
 def _fitted(source: Source, generator: Generator) -> Source:
-    """Folders of pictures give pictures of the model's size."""
+    """Folders of pictures give pictures of the model's size; nothing is scaled for one that is not square."""
     height, width = generator.image_size
-    if isinstance(source, AnnotatedImages) and height == width:
-        return AnnotatedImages(source.folder, resolution=height)
+    if isinstance(source, AnnotatedImages):
+        if height == width:
+            return AnnotatedImages(source.folder, resolution=height)
+        source.require_one_size()
     return source
 
 

@@ -24,6 +24,7 @@ from unifl.data.pictures import (
     check_picture,
     fit_picture,
     map_to_tensor,
+    picture_size,
     read_map,
     read_picture,
     to_tensor,
@@ -59,7 +60,7 @@ class AnnotatedImages:
     Args:
         folder: See the top of this file.
         resolution: Side in px of the centre square that every picture, mask and map is scaled to. None takes
-            them as they are, which needs pictures of one size.
+            them as they are; a batch then needs pictures of one size (`require_one_size`).
 
     Raises:
         UserError: No folder, no or an empty `metadata.jsonl`, a row without `file_name` or `text`, or an
@@ -110,16 +111,14 @@ class AnnotatedImages:
         )
 
     def validate(self) -> None:
-        """Check all rows without decoding pictures or masks: files, sizes and shapes.
+        """Check all rows: files, sizes and shapes, of masks by their headers alone.
 
         Raises:
             UserError: The first problem, with the file and both sizes.
         """
-        sizes: dict[tuple[int, int], Path] = {}
         for row in self.rows:
             path = self.folder / row["file_name"]
             size = check_picture(path)
-            sizes.setdefault(size, path)
             if "instances" in row:
                 file = self.folder / row["instances"]
                 shapes = {name: _npz_shape(file, name) for name in ("masks", "labels")}
@@ -128,11 +127,24 @@ class AnnotatedImages:
                 _check_size(
                     self.folder / row["semantic"], check_picture(self.folder / row["semantic"]), path, size
                 )
-        if self.resolution is None and len(sizes) > 1:
-            (first, a), (second, b) = list(sizes.items())[:2]
-            raise UserError(
-                f"{a} has {first} px and {b} has {second} px; set `resolution` to bring pictures to one size"
-            )
+
+    def require_one_size(self) -> None:
+        """Check that pictures can be stacked.
+
+        Raises:
+            UserError: Two pictures of different sizes and no resolution that both are scaled to.
+        """
+        if self.resolution is not None:
+            return
+        first = self.folder / self.rows[0]["file_name"]
+        size = picture_size(first)
+        for row in self.rows:
+            path = self.folder / row["file_name"]
+            if picture_size(path) != size:
+                raise UserError(
+                    f"{first} has {size} px and {path} has {picture_size(path)} px; "
+                    "set `resolution` to bring pictures to one size"
+                )
 
     def _instances(
         self, row: dict, path: Path, size: tuple[int, int]

@@ -5,6 +5,7 @@ from unifl.feedback.base import Feedback as Feedback
 from unifl.feedback.base import FunctionFeedback as FunctionFeedback
 from unifl.feedback.base import NetworkFeedback as NetworkFeedback
 from unifl.feedback.base import as_feedback as as_feedback
+from unifl.feedback.base import require_critic_gradient as require_critic_gradient
 from unifl.feedback.base import require_gradient as require_gradient
 from unifl.feedback.combine import clipped as clipped
 from unifl.feedback.combine import normalised as normalised

@@ -86,10 +86,9 @@ class FunctionFeedback:
     range: tuple[float, float] | None = None
 
     def __call__(self, images: Float[Tensor, "b c h w"], prompts: Sequence[str]) -> Tensor:
-        """Scores of the function, (b,) if it is right (`require_gradient` looks)."""
-        if "prompt" in self.needs:
-            return self.function(images, prompts)
-        return self.function(images)
+        """Scores of the function, (b,) if it is right (`require_gradient` looks); arrays and lists become tensors."""
+        scores = self.function(images, prompts) if "prompt" in self.needs else self.function(images)
+        return torch.as_tensor(scores, device=images.device)
 
 
 class NetworkFeedback:
@@ -182,8 +181,7 @@ def require_gradient(
         return
     with torch.enable_grad():
         pixels = example.detach().clone().requires_grad_()
-        scores = feedback(pixels, ["a picture"] * len(pixels))
-        total = scores.sum()
+        scores = _tried(feedback, pixels, refused)
     if scores.shape != (len(pixels),):
         raise UserError(
             f"the feedback {feedback.name!r} returned shape {tuple(scores.shape)} for {len(pixels)} pictures; "
@@ -191,6 +189,45 @@ def require_gradient(
         )
     if not scores.requires_grad:
         raise UserError(refused)
-    (gradient,) = torch.autograd.grad(total, pixels, allow_unused=True)
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(scores.sum(), pixels, allow_unused=True)
     if gradient is None:
         raise UserError(refused)
+
+
+def require_critic_gradient(critic: Critic, batch: Batch) -> None:
+    """Refuse a critic through which no gradient reaches the pixels, by trying it out.
+
+    Args:
+        critic: What is to be used.
+        batch: A picture or more as in training, with the annotations that the critic needs.
+
+    Raises:
+        UserError: No gradient, or losses that are not one per picture.
+    """
+    with torch.enable_grad():
+        pixels = batch.images.detach().clone().requires_grad_()
+        losses = critic(pixels, batch)
+        if losses.shape != (len(batch),):
+            raise UserError(
+                f"the critic {critic.name!r} returned shape {tuple(losses.shape)} for {len(batch)} pictures; "
+                "it must return one loss per picture"
+            )
+        gradient = None
+        if losses.requires_grad:
+            (gradient,) = torch.autograd.grad(losses.sum(), pixels, allow_unused=True)
+    if gradient is None:
+        raise UserError(
+            f"perceptual feedback needs a gradient through the critic {critic.name!r}, which has none; "
+            "compute its loss from the pixels with torch alone, without detach() or no_grad()"
+        )
+
+
+def _tried(feedback: Feedback, pixels: Tensor, refused: str) -> Tensor:
+    """Scores of pixels that require a gradient; whoever leaves torch on the way has none."""
+    try:
+        return feedback(pixels, ["a picture"] * len(pixels))
+    except RuntimeError as error:
+        if "requires grad" in str(error):  # what `.numpy()` says
+            raise UserError(refused) from error
+        raise

@@ -8,9 +8,9 @@ from typing import Literal
 
 import torch
 
-from unifl.data import Sample, annotations_of
+from unifl.data import Sample, annotations_of, collate
 from unifl.errors import UserError
-from unifl.feedback import Critic, Feedback, require_gradient
+from unifl.feedback import Critic, Feedback, require_critic_gradient, require_gradient
 from unifl.methods.anchors import AnchorConfig
 from unifl.methods.base import Source
 from unifl.methods.pictures import DecodeConfig, need
@@ -209,6 +209,7 @@ def check_parts(
     for source, names in config.critics_by_source.items():
         for name in names:
             _check_annotations(config, critics[name], source, sources[source])
+            _check_critic_gradient(config, critics[name], sources[source], generator.device)
 
 
 def _picture_sources(config: UniFLConfig) -> list[str]:
@@ -240,6 +241,14 @@ def _check_annotations(config: UniFLConfig, critic: Critic, source: str, data: S
             f"the critic {critic.name!r} needs {', '.join(sorted(missing))}, which the source {source!r} does not "
             "have; annotate it, or set perceptual.gt_source=pseudo to compare with what the critic finds itself"
         )
+
+
+def _check_critic_gradient(config: UniFLConfig, critic: Critic, data: Source, device: torch.device) -> None:
+    assert config.perceptual is not None
+    batch = collate([data[0]]).to(device)
+    require_critic_gradient(
+        critic, critic.pseudo(batch) if config.perceptual.gt_source == "pseudo" else batch
+    )
 
 
 def _check_weights(place: str, weights: Mapping[str, float]) -> None:

@@ -248,14 +248,17 @@ def _load_start_lora(pipeline: Any, lora: str | Path, *, fuse: bool) -> None:
     if looks_like_path(str(lora)) and not Path(lora).expanduser().exists():
         raise UserError(f"no LoRA at {lora}; check the path (a .safetensors file or its folder)")
     path = Path(lora).expanduser()
-    place = str(path) if path.exists() else str(lora)
+    place, here = (str(path), True) if path.exists() else (str(lora), False)
     try:
         with _quiet("diffusers.loaders"):
             pipeline.load_lora_weights(place, adapter_name=START_ADAPTER)
     except Exception as error:
-        raise _as_user_error(
-            error, f"the LoRA {lora} cannot be loaded into this model; is it of its family?"
-        ) from error
+        reason = (
+            f"the LoRA {lora} cannot be loaded into this model; is it of its family?"
+            if here
+            else f"there is no LoRA {lora} here, nor can one of that name be had from the hub; check the path"
+        )
+        raise _as_user_error(error, reason) from error
     if not any(
         START_ADAPTER in (getattr(m, "peft_config", None) or {}) for m in _networks(pipeline).values()
     ):

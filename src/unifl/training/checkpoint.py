@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from unifl.errors import UserError
+from unifl.training.distributed import num_processes
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -155,7 +156,7 @@ def find_checkpoint(run_folder: Path, choice: str | Path | None) -> Path | None:
 
 
 def warn_about_differences(folder: Path, settings: str) -> None:
-    """Warn when the resumed run cannot equal an uninterrupted one: other settings, versions or threads."""
+    """Warn when the resumed run cannot equal an uninterrupted one: other settings, versions, threads, processes."""
     then = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["environment"]
     now = environment()
     changes = [f"{name} {then.get(name)} -> {now.get(name)}" for name in now if now[name] != then.get(name)]
@@ -198,9 +199,15 @@ def set_newer_aside(run_folder: Path, step: int) -> None:
     """
     for number, folder in checkpoints(run_folder):
         if number > step:
-            target = run_folder / f"abandoned-{folder.name}"
-            _remove(target)
-            folder.rename(target)
+            set_aside(folder)
+
+
+def set_aside(folder: Path) -> None:
+    """Rename a folder, if it is there, to "abandoned-..." in the place of an earlier one of that name."""
+    if folder.exists():
+        target = folder.with_name(f"abandoned-{folder.name}")
+        _remove(target)
+        folder.rename(target)
 
 
 def remove_unfinished(run_folder: Path) -> None:
@@ -210,7 +217,7 @@ def remove_unfinished(run_folder: Path) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """What bit-for-bit equality depends on beside the settings: versions, threads, device."""
+    """What bit-for-bit equality depends on beside the settings: versions, threads, processes, device."""
     found: dict[str, Any] = {"python": python_version()}
     for package in _PACKAGES:
         try:
@@ -218,6 +225,7 @@ def environment() -> dict[str, Any]:
         except PackageNotFoundError:
             found[package] = None
     found["threads"] = torch.get_num_threads()
+    found["processes"] = num_processes()  # the rows of a step are those of all of them
     found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return found
 

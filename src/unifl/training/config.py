@@ -32,6 +32,17 @@ class OptimizerConfig:
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the optimiser, for example `weight_decay: 0.01`."""
 
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            UserError: A number that makes no sense.
+        """
+        for name in ("learning_rate", "max_grad_norm"):
+            value = getattr(self, name)
+            wanted = "above 0, or null to take the run's"
+            _require(f"{name} of an optimizer", value, value is None or value > 0, wanted)
+
 
 @dataclass(kw_only=True)
 class TrainingConfig:

@@ -21,9 +21,14 @@ BUCKET_BYTES = 32 * 2**20
 """Gradients are sent in flat pieces of about this size: few messages, little extra memory."""
 
 
+def num_processes() -> int:
+    """How many processes train together: more than one under `accelerate launch` or `torchrun`."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def several_processes() -> bool:
-    """True under `accelerate launch` or `torchrun` with more than one process."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    """True where more than one process trains."""
+    return num_processes() > 1
 
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:

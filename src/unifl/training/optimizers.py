@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from diffusers.optimization import get_scheduler
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from unifl.errors import UserError, nearest
 from unifl.training.config import OptimizerConfig
@@ -88,7 +88,7 @@ def optimizer_class(kind: str) -> type:
 
 def build_lr_scheduler(
     optimizer: torch.optim.Optimizer, config: OptimizerConfig, *, warmup_steps: int, total_steps: int
-) -> LRScheduler:
+) -> LambdaLR:
     """The course of one optimiser's learning rate, stepped once per training step.
 
     Args:

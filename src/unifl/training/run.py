@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +20,11 @@ from unifl.disk import require_free_space
 from unifl.errors import TrainingStopped, UserError
 from unifl.training.checkpoint import (
     SETTINGS,
+    checkpoints,
     find_checkpoint,
     prune,
     remove_unfinished,
+    set_aside,
     set_newer_aside,
     warn_about_differences,
     write_checkpoint,
@@ -29,6 +33,7 @@ from unifl.training.checkpoint import (
 from unifl.training.clock import Clock, readable_seconds
 from unifl.training.config import TrainingConfig
 from unifl.training.logging import StepLines, save_grid
+from unifl.training.memory import optimizer_bytes
 from unifl.training.monitor import all_finite
 from unifl.training.state import TrainingState
 from unifl.training.statefile import sort_header
@@ -75,6 +80,7 @@ class Run:
         settings: str,
         accelerator: Accelerator,
         save_model: SaveModel | None,
+        model_bytes: int,
     ) -> None:
         self.state, self.config, self.folder = state, config, folder
         self.accelerator = accelerator
@@ -85,7 +91,7 @@ class Run:
             preview_steps=config.preview_steps,
         )
         self._settings = settings
-        self._save_model = save_model
+        self._save_model, self._model_bytes = save_model, model_bytes
         self._lines: dict[str, StepLines] = {}
 
     def start(self, resume_from_checkpoint: str | Path | None) -> None:
@@ -101,12 +107,17 @@ class Run:
         if self.last_checkpoint is not None:
             self.state.read(self.last_checkpoint)
         if self.accelerator.is_main_process:
-            if self.state.step < self.config.max_train_steps:
-                # weights, two moments of the optimiser, and as much again for the user's own format
-                require_free_space(self.folder, 4 * sum(tensor.nbytes for tensor in self.state.tensors()))
+            goes_on = self.state.step < self.config.max_train_steps
+            remove_unfinished(self.folder)
+            if goes_on:
+                require_free_space(self.folder, self._bytes_to_write())
+                _warn_about_warmup(self.config)
             if self.last_checkpoint is not None:
                 warn_about_differences(self.last_checkpoint, self._settings)
-            remove_unfinished(self.folder)
+            if goes_on or any(step > self.state.step for step, _ in checkpoints(self.folder)):
+                # of another end than this run comes to; before the checkpoints, so that a process that dies in
+                # between does it again
+                set_aside(self.folder / MODEL)
             set_newer_aside(self.folder, self.state.step)
             self._prune()  # the process may have died between writing a checkpoint and removing older ones
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -158,7 +169,7 @@ class Run:
         path = self.folder / f"checkpoint-{step}"
         if self.accelerator.is_main_process:
             self._require_finite_weights()
-            require_free_space(self.folder, self.state.num_bytes())
+            require_free_space(self.folder, self.state.num_bytes() + self._model_bytes)
             for lines in self._lines.values():
                 lines.sync()
             path = write_checkpoint(self.folder, step, self._settings, self._fill)
@@ -167,6 +178,20 @@ class Run:
         self.last_checkpoint = path
         self.clock.add_extra("checkpoint", time.perf_counter() - started)
         return path
+
+    def _bytes_to_write(self) -> int:
+        """What the rest of the run adds to the disk when it is fullest: checkpoints, and the model at the end."""
+        step, every, limit = self.state.step, self.config.checkpointing_steps, self.config.checkpoints_total_limit
+        ahead = math.ceil(self.config.max_train_steps / every) - step // every
+        if limit is not None:
+            kept = sum(number <= step for number, _ in checkpoints(self.folder))
+            ahead = min(ahead, limit + 1 - min(kept, limit))  # the oldest goes when the newest is complete
+        optimizers = sum(
+            optimizer_bytes(self.state.method.parameters[update], self.config.optimizer(update))
+            for update in self.state.optimizers
+        )
+        weights = sum(tensor.nbytes for tensor in self.state.tensors())
+        return ahead * (weights + optimizers + self._model_bytes) + self._model_bytes
 
     def _prune(self) -> None:
         limit, every = self.config.checkpoints_total_limit, self.config.checkpointing_steps
@@ -226,6 +251,15 @@ def prepare_accelerator(given: Accelerator | None, config: TrainingConfig, run_f
     if given.scaler is not None:
         raise UserError("fp16 with loss scaling is not supported; use mixed_precision bf16 or no")
     return given
+
+
+def _warn_about_warmup(config: TrainingConfig) -> None:
+    if config.lr_warmup_steps >= config.max_train_steps:
+        warnings.warn(
+            f"lr_warmup_steps is {config.lr_warmup_steps} and max_train_steps is {config.max_train_steps}: learning "
+            "rates never reach their peak; lower lr_warmup_steps or train longer",
+            stacklevel=2,
+        )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from unifl.errors import UserError
 from unifl.methods.base import Method
@@ -32,7 +33,7 @@ class TrainingState:
 
     method: Method
     optimizers: dict[str, torch.optim.Optimizer]
-    schedulers: dict[str, LRScheduler]
+    schedulers: dict[str, LambdaLR]
     step: int = 0
 
     @classmethod
@@ -84,7 +85,7 @@ class TrainingState:
         save_state({"step": self.step, "method": self.method.state_dict()}, folder / "method.safetensors")
 
     def read(self, folder: Path) -> None:
-        """Take over the state in a folder.
+        """Take over the state in a folder; settings of optimisers stay those of now.
 
         Raises:
             UserError: It belongs to another model, method or set of optimisers.
@@ -99,8 +100,10 @@ class TrainingState:
             self.method.generator.roles.load_state(role, saved)
         for update, optimizer in self.optimizers.items():
             state = load_state(folder / f"optimizer-{update}.safetensors")
+            settings = _settings(optimizer)
             _load_optimizer(optimizer, state["optimizer"], update, folder)
-            self.schedulers[update].load_state_dict(state["scheduler"])
+            _load_scheduler(self.schedulers[update], state["scheduler"])
+            _restore_settings(optimizer, self.schedulers[update], settings)
         state = load_state(folder / "method.safetensors")
         self.method.load_state_dict(state["method"])
         self.step = state["step"]
@@ -146,3 +149,34 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: Any, update: str, f
             f"the optimizer {update!r} in the checkpoint {folder} does not fit: {error}; "
             "resume with the optimizer of the run that wrote it"
         ) from error
+
+
+def _load_scheduler(scheduler: LambdaLR, state: dict[str, Any]) -> None:
+    """Take over how far a schedule has come; the peak it is relative to stays."""
+    peaks = scheduler.base_lrs
+    scheduler.load_state_dict(state)
+    scheduler.base_lrs = peaks
+
+
+def _settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """What the optimiser was made with, for each of its groups.
+
+    The other entries of a group are its state: Prodigy keeps its estimate of the distance there.
+    """
+    names = {
+        name for cls in type(optimizer).__mro__ for name in inspect.signature(cls.__init__).parameters
+    } - {"params", "lr"} | {"initial_lr"}
+    return [
+        {name: value for name, value in group.items() if name in names} for group in optimizer.param_groups
+    ]
+
+
+def _restore_settings(
+    optimizer: torch.optim.Optimizer, scheduler: LambdaLR, settings: list[dict[str, Any]]
+) -> None:
+    """Put settings back over those that came with a checkpoint, and the learning rate to where they want it now."""
+    for group, own, factor in zip(optimizer.param_groups, settings, scheduler.lr_lambdas, strict=True):
+        group.update(own)
+        # as the scheduler itself computes it, so that an unchanged run goes on bit for bit
+        group["lr"] = own["initial_lr"] * factor(scheduler.last_epoch)
+    scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]

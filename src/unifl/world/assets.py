@@ -23,7 +23,16 @@ _TRAIN_SEED = 9
 
 
 def load_judge(name: Literal["annotator", "validation"]) -> WorldJudge:
-    """A judge that may be used while something trains; gold has its own module and guards."""
+    """A judge that may be used while something trains; gold has its own module and guards.
+
+    Raises:
+        UserError: Any other name.
+    """
+    if name not in ("annotator", "validation"):
+        raise UserError(
+            f"the judge {name!r} cannot be loaded here; take 'validation' to choose settings; "
+            "figures of gold come from `unifl evaluate`"
+        )
     return load_judge_file(name, ASSETS / "judges" / f"{name}.safetensors")
 
 

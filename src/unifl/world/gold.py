@@ -1,7 +1,7 @@
 """The gold judge: final figures and nothing else.
 
-Only the command line and the build of the world import this module (a contract in CI holds that); what it
-returns refuses to work while gradients are on or a training loop is active.
+Only the command line imports this module (a contract in CI holds that); what it returns refuses to work while
+gradients are on or a training loop is active.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ def save_judge(network: JudgeNetwork, path: Path) -> None:
 
 
 def load_judge_file(name: JudgeName, path: Path) -> WorldJudge:
-    """A judge from the file that `save_judge` wrote."""
+    """A judge from the file that `save_judge` wrote, without guards: for building the world and measuring it."""
     network = JudgeNetwork(name)
     network.load_state_dict({k: v.float() for k, v in load_file(path).items()})
     return WorldJudge(network, name)
