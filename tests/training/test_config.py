@@ -28,6 +28,11 @@ def test_yaml_and_overrides():
         ("checkpoints_total_limit=0", "checkpoints_total_limit is 0"),
         ("preview_steps=-1", "preview_steps is -1"),
         ("max_grad_norm=0", "max_grad_norm is 0.0"),
+        (
+            "optimizers.student.max_grad_norm=-1",
+            "max_grad_norm of an optimizer is -1.0; it must be above 0, or null to take the run's",
+        ),
+        ("optimizers.student.learning_rate=0", "learning_rate of an optimizer is 0.0; it must be above 0"),
         ("max_trian_steps=5", "max_train_steps"),
         ("lr_scheduler=cosin", "lr_scheduler"),
     ],

@@ -77,6 +77,11 @@ def test_two_processes_equal_one(tmp_path):
     names = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
     assert names == ["checkpoint-3", "checkpoint-5"]
 
+    optimizers = {name: OptimizerConfig(**SGD) for name in ("student", "discriminator")}
+    config = toy_config(**(CHANGES | {"optimizers": optimizers, "max_train_steps": 6}))
+    with pytest.warns(UserWarning, match=r"other conditions \(processes 2 -> 1\)"):
+        train(Toy(dtype=torch.float64), config, tmp_path / "run", resume_from_checkpoint="latest")
+
 
 def _gradient_worker(rank: int, port: int, folder: Path) -> None:
     address = f"tcp://127.0.0.1:{port}"

@@ -109,6 +109,23 @@ def test_a_signal_during_a_step_waits_for_its_end_and_leaves_a_checkpoint(tmp_pa
     assert run_folder_bytes(tmp_path) == whole
 
 
+def test_a_signal_while_the_model_is_looked_at_leaves_a_checkpoint_too(tmp_path, whole):
+    looks = []
+
+    def look(result):
+        if result.step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        looks.append(result.step)
+
+    toy = Toy()
+    with pytest.raises(KeyboardInterrupt):
+        list(train(toy, toy_config(**CONFIG), tmp_path, save_model=save_toy(toy), after_step=look))
+    assert looks == [1, 2, 3, 4, 5]
+    assert checkpoint.latest_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
+    _train(tmp_path)
+    assert run_folder_bytes(tmp_path) == whole
+
+
 def test_a_second_signal_does_not_wait(tmp_path, whole):
     class Impatient(Toy):
         def step(self, update, batch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -257,6 +258,15 @@ def test_wrong_requests_fail_before_the_first_step(tmp_path):
     with pytest.raises(UserError, match="the data source 'points' is empty"):
         train(toy, toy_config(), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_warm_up_that_outlasts_the_run_is_told(tmp_path):
+    message = "lr_warmup_steps is 4 and max_train_steps is 4: learning rates never reach their peak; lower"
+    with pytest.warns(UserWarning, match=message):
+        train(Toy(), toy_config(max_train_steps=4, lr_warmup_steps=4), tmp_path / "a")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(Toy(), toy_config(max_train_steps=4, lr_warmup_steps=3), tmp_path / "b")
 
 
 def test_settings_of_the_run_are_kept(tmp_path):

@@ -13,6 +13,7 @@ from unifl.errors import UserError
 from unifl.training import checkpoint
 from unifl.training.config import OptimizerConfig
 from unifl.training.loop import train
+from unifl.training.statefile import load_state
 
 CONFIG = {"preview_steps": 5, "grad_norm_steps": 3, "gradient_accumulation_steps": 2, "train_batch_size": 2}
 
@@ -46,7 +47,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, whole, 
     assert toy.running["count"] == 48 and int(toy.discriminator.seen) == 48
 
 
-@pytest.mark.parametrize("kind", ["adamw8bit", "adafactor", "muon_matrices"])
+@pytest.mark.parametrize("kind", ["adamw8bit", "adafactor", "muon_matrices", "training_toy:Pacing"])
 def test_every_optimizer_resumes_exactly(tmp_path, kind):
     if kind == "adamw8bit":
         pytest.importorskip("bitsandbytes")
@@ -109,6 +110,78 @@ def test_going_back_to_an_older_checkpoint_sets_the_newer_ones_aside(tmp_path, w
     assert again == run_folder_bytes(whole)
 
 
+ENDS = {
+    "extended": ({"max_train_steps": 14}, "latest"),
+    "shortened": ({"max_train_steps": 8}, "checkpoint-8"),
+    "gone back": ({"learning_rate": 0.01}, "checkpoint-8"),
+    "done again": ({"learning_rate": 0.01}, "latest"),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_the_final_model_is_that_of_the_new_end(tmp_path, whole, case):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    changes, resume = ENDS[case]
+    if case == "done again":
+        for path in folder.glob("checkpoint-*"):
+            shutil.rmtree(path)
+    if case != "shortened":
+        _run(folder, resume=resume, stop_after=9 if resume == "checkpoint-8" else 13, **changes)
+        assert (
+            case == "done again" or not (folder / "model").exists()
+        )  # the old one is not taken for it meanwhile
+        resume = "latest"
+    _run(folder, resume=resume, **changes)
+    new = (folder / "model" / "net.pt").read_bytes()
+    assert new == (checkpoint.latest_checkpoint(folder) / "model" / "net.pt").read_bytes()
+    old = (whole / "model" / "net.pt").read_bytes()
+    assert new != old and (folder / "abandoned-model" / "net.pt").read_bytes() == old
+
+
+def test_a_model_of_the_same_end_stays(tmp_path, whole):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    _run(folder, resume="latest")
+    assert run_folder_bytes(folder) == run_folder_bytes(whole)
+
+
+def _student_settings(folder, step):
+    state = load_state(folder / f"checkpoint-{step}" / "optimizer-student.safetensors")
+    return state["optimizer"]["param_groups"][0]
+
+
+def test_changed_settings_of_an_optimizer_hold_from_the_first_resumed_step_on(tmp_path, whole):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    toy = Toy()
+    student = OptimizerConfig(learning_rate=1e-9, lr_scheduler="constant", kwargs={"betas": [0.5, 0.6]})
+    optimizers = {**toy_config().optimizers, "student": student}
+    config = toy_config(**CONFIG, optimizers=optimizers)
+    steps = train(toy, config, folder, resume_from_checkpoint="checkpoint-8")
+    before = toy.generator.network[0].weight.detach().clone()
+    assert [result.learning_rates["student"] for result in steps] == [1e-9] * 4
+    torch.testing.assert_close(toy.generator.network[0].weight, before, rtol=0, atol=1e-7)
+    assert _student_settings(folder, 8)["betas"] == (0.9, 0.999)
+    assert tuple(_student_settings(folder, 12)["betas"]) == (0.5, 0.6)
+
+
+def test_a_setting_that_is_no_longer_given_goes_back_to_its_default(tmp_path):
+    given = {"student": OptimizerConfig(kwargs={"weight_decay": 0.5})}
+    _run(tmp_path, max_train_steps=4, optimizers=given)
+    assert _student_settings(tmp_path, 4)["weight_decay"] == 0.5
+    _run(tmp_path, max_train_steps=8, resume="latest", optimizers={})
+    assert _student_settings(tmp_path, 8)["weight_decay"] == 0.01
+
+
+def test_what_an_optimizer_keeps_in_its_groups_survives_a_changed_rate(tmp_path):
+    for steps, rate in ((4, 0.02), (8, 0.01)):
+        pacing = {"student": OptimizerConfig(kind="training_toy:Pacing", learning_rate=rate)}
+        _run(tmp_path, max_train_steps=steps, resume="latest", optimizers=pacing)
+    assert _student_settings(tmp_path, 8)["pace"] == pytest.approx(0.8**8)
+    assert _student_settings(tmp_path, 8)["initial_lr"] == 0.01
+
+
 def test_a_new_run_does_not_overwrite_an_old_one(whole):
     before = run_folder_bytes(whole)
     with pytest.raises(UserError, match="already holds checkpoints.*resume_from_checkpoint='latest'"):
@@ -135,6 +208,11 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, whole):
     with pytest.raises(UserError, match="checkpoint"):
         config = toy_config(**CONFIG, ema_decay=None, optimizers={"student": OptimizerConfig(kind="sgd")})
         train(Toy(), config, folder, resume_from_checkpoint="latest")
+    with pytest.raises(
+        UserError, match=r"'student' in the checkpoint .* does not fit: 'dampening'; resume with"
+    ):
+        optimizers = {**toy_config().optimizers, "student": OptimizerConfig(kind="sgd")}
+        train(Toy(), toy_config(**CONFIG, optimizers=optimizers), folder, resume_from_checkpoint="latest")
 
 
 def test_the_manifest_says_under_what_conditions(whole):

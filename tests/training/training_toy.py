@@ -107,6 +107,22 @@ class Toy:
         self.running = dict(state)
 
 
+class Pacing(torch.optim.SGD):
+    """Keeps what it learns in its groups, beside its settings, as Prodigy does."""
+
+    def __init__(self, params: Any, lr: float, momentum: float = 0.0) -> None:
+        super().__init__(params, lr=lr, momentum=momentum)
+        for group in self.param_groups:
+            group["pace"] = 1.0
+
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            group["pace"] *= 0.8
+            for parameter in group["params"]:
+                parameter.grad *= group["pace"]
+        super().step()
+
+
 def toy_config(**changes: Any) -> TrainingConfig:
     settings: dict[str, Any] = {
         "max_train_steps": 12,

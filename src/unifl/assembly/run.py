@@ -30,6 +30,8 @@ from unifl.models import (
     save_lora,
     save_pipeline,
 )
+from unifl.models.adapters import AdapterRoles
+from unifl.models.roles import STUDENT
 from unifl.sampling import sample
 from unifl.training.checkpoint import SETTINGS, checkpoints
 from unifl.training.clock import readable_seconds
@@ -96,7 +98,7 @@ def run_recipe(
     built = assemble(recipe, device=accelerator.device if recipe.model.device == "auto" else None)
     settings = configs.dump(built.recipe)
     resume = resume or _resume_choice(folder, settings)
-    validation = Validation.of(built.recipe, built.generator, folder)
+    validation = Validation.of(built.recipe, built.generator, folder, role=_role(built.recipe))
     announced = None
     if dry_run or not _is_complete(folder, built.recipe, resume):
         announced = plan(built.method, recipe.training, processes=accelerator.num_processes)
@@ -126,32 +128,30 @@ def _steps(
     accelerator: Accelerator,
     progress: bool,
 ) -> Iterator[StepResult]:
-    """The steps of the loop, with the judge's looks in between."""
-    looks = validation if accelerator.is_main_process else None
+    """The steps of the loop, with the judge's look before the first and after each that is due."""
     results = train(
         built.method,
         built.recipe.training,
         folder,
         preview=_preview(built),
         save_model=_saver(built),
+        model_bytes=_model_bytes(built),
+        after_step=None if validation is None else lambda result: validation.after(result.step),
         resume_from_checkpoint=resume,
         settings=settings,
         accelerator=accelerator,
         progress=progress,
     )
-    if looks is not None:
-        looks.begin(max((step for step, _ in checkpoints(folder)), default=0))
-    for result in results:
-        if looks is not None:
-            looks.after(result.step)
-        yield result
+    if validation is not None and accelerator.is_main_process:
+        validation.begin(max((step for step, _ in checkpoints(folder)), default=0))
+    return results
 
 
 # --- what the loop calls ---------------------------------------------------------------------------------
 
 
 def _role(recipe: Recipe) -> str:
-    """Whose weights are shown and saved: the moving average, where there is one."""
+    """Whose weights are shown, judged and saved: the moving average, where there is one."""
     return "student" if recipe.training.ema_decay is None else "ema"
 
 
@@ -190,6 +190,22 @@ def _saver(built: Assembled) -> Callable[[Path], None]:
             model_card(folder, generator, kind="pipeline", sampling=sampling, title=title, summary=summary)
 
     return save_model
+
+
+def _model_bytes(built: Assembled) -> int:
+    """Bytes of the files that `_saver` writes, as far as tensors go."""
+    networks, roles = built.generator.modules().values(), built.generator.roles
+    pipeline = sum(parameter.nbytes for network in networks for parameter in network.parameters())
+    if not isinstance(roles, AdapterRoles):
+        return pipeline
+    lora = sum(
+        parameter.numel()
+        for component, network in roles.components.items()
+        for name, parameter in network.named_parameters()
+        if ".lora_" in name and not set(roles.adapters(component, STUDENT)).isdisjoint(name.split("."))
+    )
+    both_formats = 2 * 4 * lora  # diffusers' and kohya's, in float32
+    return both_formats + (pipeline if built.recipe.save_pipeline else 0)
 
 
 def _summary(recipe: Recipe) -> str:

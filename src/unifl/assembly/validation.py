@@ -33,6 +33,7 @@ class Validation:
         every: Steps from one look to the next.
         last_step: The end of the run, which is always judged.
         sampling: How pictures are drawn.
+        role: Whose weights are judged.
         path: `metrics.jsonl` of the run.
     """
 
@@ -42,11 +43,18 @@ class Validation:
     every: int
     last_step: int
     sampling: SamplingConfig
+    role: str
     path: Path
 
     @classmethod
-    def of(cls, recipe: Recipe, generator: Generator, folder: Path) -> Validation | None:
+    def of(cls, recipe: Recipe, generator: Generator, folder: Path, *, role: str) -> Validation | None:
         """What the recipe asks for; None if it asks for nothing.
+
+        Args:
+            recipe: See `load_recipe`.
+            generator: The model in training.
+            folder: The run folder.
+            role: Whose weights are judged; should be those that the run saves.
 
         Raises:
             UserError: A judge or prompts that are not there.
@@ -63,6 +71,7 @@ class Validation:
             every=wanted.every,
             last_step=recipe.training.max_train_steps,
             sampling=recipe.sampling,
+            role=role,
             path=folder / "metrics.jsonl",
         )
 
@@ -103,6 +112,7 @@ class Validation:
             guidance=how.guidance,
             spacing=how.spacing,
             negative_prompt=how.negative_prompt,
+            role=self.role,
         )
         table = score_images(self.judge, images, self.prompts, seed=_SEED)
         means = {name: float(np.nanmean(table.per_prompt(name))) for name in _METRICS}

@@ -1,4 +1,4 @@
-"""The training loop: plain, and a generator, so that validation and early stopping are the caller's own code.
+"""The training loop: plain, and a generator, so that early stopping is the caller's own code.
 
     for result in train(method, config, "runs/mine", save_model=...):
         print(result.step, result.losses)
@@ -71,6 +71,10 @@ class StepResult:
         return flat | {f"learning_rate/{name}": value for name, value in self.learning_rates.items()}
 
 
+AfterStep = Callable[[StepResult], None]
+"""Looks at the model after a step."""
+
+
 def train(
     method: Method,
     config: TrainingConfig,
@@ -78,6 +82,8 @@ def train(
     *,
     preview: Preview | None = None,
     save_model: SaveModel | None = None,
+    model_bytes: int = 0,
+    after_step: AfterStep | None = None,
     resume_from_checkpoint: str | Path | None = None,
     settings: str | None = None,
     accelerator: Accelerator | None = None,
@@ -93,6 +99,9 @@ def train(
         preview: Draws the preview pictures; called every `preview_steps` on the main process.
         save_model: Writes the user's files (pipeline, LoRA) into a folder; called for `model/` of each checkpoint
             and once at the end for `model/` of the run.
+        model_bytes: About how much `save_model` writes, so that the disk can be looked at before the first step.
+        after_step: Called after every step, once its files are written, on the main process. Ctrl-C waits for its
+            end as for that of the step; in the code that iterates it acts at once, without a checkpoint.
         resume_from_checkpoint: "latest" (start anew when there is none), a checkpoint's path or name, or None.
         settings: The whole recipe as YAML, kept with the run; by default the two configs known here.
         accelerator: Made here when not given; mixed precision "no", as the generator does its own autocast.
@@ -116,13 +125,23 @@ def train(
     if settings is None:
         settings = configs.dump({"training": config, "method": method.config})
     state = TrainingState.new(method, config)
-    run = Run(state, config, run_folder, settings=settings, accelerator=accelerator, save_model=save_model)
+    run = Run(
+        state,
+        config,
+        run_folder,
+        settings=settings,
+        accelerator=accelerator,
+        save_model=save_model,
+        model_bytes=model_bytes,
+    )
     run.start(resume_from_checkpoint)
     broadcast_tensors(state.tensors())
-    return _steps(run, preview, progress)
+    return _steps(run, preview, after_step, progress)
 
 
-def _steps(run: Run, preview: Preview | None, progress: bool) -> Iterator[StepResult]:
+def _steps(
+    run: Run, preview: Preview | None, after_step: AfterStep | None, progress: bool
+) -> Iterator[StepResult]:
     state, config = run.state, run.config
     layout = Layout(
         micro_batch=config.train_batch_size,
@@ -139,7 +158,9 @@ def _steps(run: Run, preview: Preview | None, progress: bool) -> Iterator[StepRe
         while state.step < config.max_train_steps:
             with interrupts.deferred():
                 result = _one_step(run, layout)
-                _after_step(run, result, preview)
+                _write_files(run, result, preview)
+                if after_step is not None and run.accelerator.is_main_process:
+                    after_step(result)
                 if any_process(interrupts.requested is not None):
                     _write_at_interrupt(run, result, interrupts)
             bar.update(sum(result.losses.values()), result.remaining_seconds)
@@ -223,7 +244,7 @@ def _clip(parameters: list[torch.nn.Parameter], max_norm: float | None) -> float
     return float(norm)
 
 
-def _after_step(run: Run, result: StepResult, preview: Preview | None) -> None:
+def _write_files(run: Run, result: StepResult, preview: Preview | None) -> None:
     """Lines, pictures and, where one is due, a checkpoint: in this order, so that no checkpoint is ahead."""
     config = run.config
     run.clock.add_step(result.seconds)

@@ -181,16 +181,17 @@ class Run:
 
     def _bytes_to_write(self) -> int:
         """What the rest of the run adds to the disk when it is fullest: checkpoints, and the model at the end."""
-        step, every, limit = self.state.step, self.config.checkpointing_steps, self.config.checkpoints_total_limit
-        ahead = math.ceil(self.config.max_train_steps / every) - step // every
+        state, config, limit = self.state, self.config, self.config.checkpoints_total_limit
+        every = config.checkpointing_steps
+        ahead = math.ceil(config.max_train_steps / every) - state.step // every
         if limit is not None:
-            kept = sum(number <= step for number, _ in checkpoints(self.folder))
+            kept = sum(step <= state.step for step, _ in checkpoints(self.folder))
             ahead = min(ahead, limit + 1 - min(kept, limit))  # the oldest goes when the newest is complete
+        weights = sum(tensor.nbytes for tensor in state.tensors())
         optimizers = sum(
-            optimizer_bytes(self.state.method.parameters[update], self.config.optimizer(update))
-            for update in self.state.optimizers
+            optimizer_bytes(state.method.parameters[update], config.optimizer(update))
+            for update in state.method.updates
         )
-        weights = sum(tensor.nbytes for tensor in self.state.tensors())
         return ahead * (weights + optimizers + self._model_bytes) + self._model_bytes
 
     def _prune(self) -> None:

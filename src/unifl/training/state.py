@@ -102,7 +102,7 @@ class TrainingState:
             state = load_state(folder / f"optimizer-{update}.safetensors")
             settings = _settings(optimizer)
             _load_optimizer(optimizer, state["optimizer"], update, folder)
-            _load_scheduler(self.schedulers[update], state["scheduler"])
+            self.schedulers[update].load_state_dict(state["scheduler"])
             _restore_settings(optimizer, self.schedulers[update], settings)
         state = load_state(folder / "method.safetensors")
         self.method.load_state_dict(state["method"])
@@ -142,8 +142,12 @@ def _copy_into(own: dict[str, Any], saved: dict[str, Tensor], folder: Path) -> N
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: Any, update: str, folder: Path) -> None:
+    entries = set(optimizer.param_groups[0])
     try:
         optimizer.load_state_dict(state)
+        missing = sorted(entries.difference(optimizer.param_groups[0]))
+        if missing:  # of another class; torch itself may not notice before the step
+            raise KeyError(missing[0])
     except (ValueError, KeyError) as error:
         raise UserError(
             f"the optimizer {update!r} in the checkpoint {folder} does not fit: {error}; "
@@ -151,24 +155,15 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: Any, update: str, f
         ) from error
 
 
-def _load_scheduler(scheduler: LambdaLR, state: dict[str, Any]) -> None:
-    """Take over how far a schedule has come; the peak it is relative to stays."""
-    peaks = scheduler.base_lrs
-    scheduler.load_state_dict(state)
-    scheduler.base_lrs = peaks
-
-
 def _settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     """What the optimiser was made with, for each of its groups.
 
     The other entries of a group are its state: Prodigy keeps its estimate of the distance there.
     """
-    names = {
-        name for cls in type(optimizer).__mro__ for name in inspect.signature(cls.__init__).parameters
-    } - {"params", "lr"} | {"initial_lr"}
-    return [
-        {name: value for name, value in group.items() if name in names} for group in optimizer.param_groups
-    ]
+    names = {name for cls in type(optimizer).__mro__ for name in inspect.signature(cls).parameters}
+    names.add("initial_lr")  # the schedule's name for the peak
+    groups = optimizer.param_groups
+    return [{name: value for name, value in group.items() if name in names} for group in groups]
 
 
 def _restore_settings(
@@ -179,4 +174,5 @@ def _restore_settings(
         group.update(own)
         # as the scheduler itself computes it, so that an unchanged run goes on bit for bit
         group["lr"] = own["initial_lr"] * factor(scheduler.last_epoch)
+    scheduler.base_lrs = [own["initial_lr"] for own in settings]
     scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
