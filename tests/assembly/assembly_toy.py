@@ -14,6 +14,7 @@ from torch import nn
 
 from unifl.data import Sample
 from unifl.evaluation.judge import JUDGE_KEYS
+from unifl.feedback import as_feedback, clipped, normalised, weighted_sum
 from unifl.testing import tiny_folder
 
 SIDE = 32
@@ -30,6 +31,10 @@ def red_alone(images):
 
 def counted(images, prompts):
     return (images > 0.5).float().mean((1, 2, 3))
+
+
+def side(images, prompts):
+    return images.mean((1, 2, 3)) * 0 + images.shape[-1]
 
 
 def not_a_number(images, prompts):
@@ -50,6 +55,12 @@ class RewardNet(nn.Module):
 
     def forward(self, images, prompts):
         return self.scale * self.convolution(images).mean((1, 2, 3))
+
+
+def mixed(factor):
+    first, second = (as_feedback(RewardNet(scale), name=str(scale)) for scale in (1.0, 2.0))
+    inner = weighted_sum({"a": first, "b": clipped(second, low=-9.0, high=9.0)}, {"a": 1.0, "b": factor})
+    return normalised(inner, mean=0.0, std=2.0)
 
 
 class BlurCritic:

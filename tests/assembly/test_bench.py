@@ -189,5 +189,9 @@ def test_errors(parts, tmp_path):
     with pytest.raises(UserError, match="batch_size is 0; it must be at least 1"):
         bench_unifl(tmp_path, source=parts, batch_size=0)
     anchored = ReFLConfig(num_steps=3, stop=(0, 1), reward="color", anchors=AnchorConfig(distance_weight=1.0))
+    (tmp_path / "result.json").write_text("{")
+    with pytest.raises(UserError, match=r"result\.json cannot be read as JSON"):  # before anything is timed
+        bench_unifl(tmp_path, source=parts, cases={"anchored": anchored}, pairs=2)
+    (tmp_path / "result.json").unlink()
     with pytest.raises(UserError, match="no bare counterpart of anchors"):
         bench_unifl(tmp_path, source=parts, cases={"anchored": anchored}, pairs=2)

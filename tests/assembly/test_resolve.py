@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
-from assembly_toy import PROMPTS, Reader, RewardNet
+from assembly_toy import PROMPTS, Reader, RewardNet, refl_recipe, write_pictures
+from PIL import Image
 
 from unifl.assembly import resolve, world_names
+from unifl.assembly.build import assemble
 from unifl.assembly.figures import Spec
 from unifl.assembly.locate import locate_model
-from unifl.assembly.recipe import Part
+from unifl.assembly.recipe import Part, load_recipe
 from unifl.errors import UserError
 from unifl.feedback import NetworkFeedback
 from unifl.feedback.networks import RewardNetwork, SharedTrunk, save_family
@@ -25,6 +29,16 @@ def test_functions_factories_and_classes_become_feedback():
     assert torch.allclose(network(PICTURES, ["", ""]), 3 * RewardNet()(PICTURES, ["", ""]))
     assert isinstance(network, NetworkFeedback)
     assert not any(parameter.requires_grad for parameter in network.network.parameters())
+
+
+def test_networks_of_combined_feedback_are_moved_too():
+    part = Part(path="assembly_toy:mixed", kwargs={"factor": 0.5})
+    total = resolve.feedback(part, name="mixed", device="meta").feedback
+    first, second = (feedback for feedback, _ in total.parts)
+    for network in (first.network, second.feedback.network):
+        assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
+    plain = RewardNet()(PICTURES, ["", ""])
+    torch.testing.assert_close(resolve.feedback(part, name="mixed")(PICTURES, ["", ""]), plain)
 
 
 def test_a_module_in_the_working_folder_is_found(tmp_path, monkeypatch):
@@ -59,6 +73,19 @@ def test_data_of_every_kind(workspace):
         resolve.source("assembly_toy:red", name="images")
     with pytest.raises(UserError, match="Sample rows where prompts are needed"):
         resolve.prompts_of(resolve.source("pictures", name="images"), "validation.prompts")
+
+
+def test_levels_are_those_of_pictures_as_the_model_draws_them(workspace):
+    write_pictures(workspace / "large", annotated=False, side=128)
+    Image.open(workspace / "large/1.png").resize((96, 160)).save(
+        workspace / "large/1.png"
+    )  # of another shape
+    rows = [{"prompt": "a", "chosen": f"{i}.png", "rejected": "0.png"} for i in range(len(PROMPTS))]
+    (workspace / "large/metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    method = {"kind": "unifl", "aesthetic": {"weight": 1.0, "num_steps": 3, "stop": [0, 1]}}
+    rewards = {"side": "assembly_toy:side"}
+    built = assemble(load_recipe(refl_recipe(method=method, rewards=rewards, levels="large")), device="cpu")
+    assert built.recipe.method.aesthetic.levels == {"side": 32.0}
 
 
 def test_validation_prompts_of_the_world_are_apart_from_training_and_final_ones():

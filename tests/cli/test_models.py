@@ -76,6 +76,19 @@ def test_evaluate_compare_and_report(run, workspace, unifl):
     assert wrong.exit_code == 2
     assert "no scores of 'refl@3'; there are: base@2, refl@2" in wrong.stderr
 
+    (workspace / "other_judge.py").write_text("from assembly_toy import Reader as Other\n")
+    alone = unifl(
+        "evaluate", "base=tiny@2", *ask[:4], "--judge", "other_judge:Other",
+        "--guidance", "3", "--spacing", "leading", "--out", "figures",
+    )  # fmt: skip
+    assert alone.exit_code == 0, alone.output
+    assert "base@2" in alone.output and "refl@2" not in alone.output
+    entry = read_result(workspace / "figures/result.json").models["base@2"]
+    assert (entry.guidance, entry.spacing) == (3.0, "leading")
+    mixed = unifl("compare", "refl@2", "base@2", "--scores", "figures")
+    assert mixed.exit_code == 2
+    assert "judged by assembly_toy:Reader and by other_judge:Other" in mixed.stderr
+
     page = unifl("report", "figures")
     assert page.exit_code == 0, page.output
     assert "refl@2" in (workspace / "figures/report.html").read_text()
@@ -86,6 +99,29 @@ def test_compare_draws_and_judges_two_models(run, workspace, unifl):
     assert result.exit_code == 0, result.output
     assert "refl@2 wins" in result.output
     assert read_result(workspace / "runs/comparison/result.json").comparisons[0].b == "tiny@2"
+
+    # what is printed is the pair that was asked for, whatever the folder holds
+    again = ("--prompts", "prompts.txt", *JUDGE, "--reuse")
+    back = unifl("compare", "tiny@2", run, *again)
+    assert "tiny@2 wins" in back.output and "refl@2 wins" not in back.output
+    forth = unifl("compare", run, "tiny@2", *again)
+    assert "refl@2 wins" in forth.output and "tiny@2 wins" not in forth.output
+    structure = unifl("compare", run, "tiny@2", *again, "--metric", "structure")
+    assert "structure" in structure.output
+    last = read_result(workspace / "runs/comparison/result.json").comparisons[-1]
+    assert (last.a, last.metric) == ("refl@2", "structure")
+
+
+def test_ctrl_c_says_how_to_go_on(workspace, unifl):
+    (workspace / "stopping.py").write_text(
+        "from assembly_toy import Reader\n"
+        "class Stopping(Reader):\n"
+        "    def __call__(self, images, prompts):\n"
+        "        raise KeyboardInterrupt\n"
+    )
+    result = unifl("evaluate", "tiny@2", "--prompts", "prompts.txt", "--judge", "stopping:Stopping")
+    assert result.exit_code == 130
+    assert "interrupted; the same command with --reuse keeps the models that are finished" in result.stderr
 
 
 def test_a_run_is_reported_with_its_curves(run, unifl):
@@ -111,6 +147,21 @@ WRONG = {
     "one name twice": (
         ("evaluate", "tiny@2", "tiny@2", "--prompts", "prompts.txt", *JUDGE),
         "two models are called 'tiny@2'; give them names",
+    ),
+    "stored scores": (
+        (
+            "compare",
+            "a@2",
+            "b@2",
+            "--scores",
+            "figures",
+            "--judge",
+            "assembly_toy:Reader",
+            "--reuse",
+            "-o",
+            "x",
+        ),
+        "--out, --judge, --reuse cannot go with --scores",
     ),
     "no run": (("report", "gone"), "gone is not a folder; give the folder of a run"),
     "nothing to push": (("push", "gone", "me/mine"), "there is no folder gone"),

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from unifl.errors import UserError
 from unifl.evaluation.compare import change_in, compare_models, compare_tables, differences
+from unifl.evaluation.model_result import Origin
 from unifl.evaluation.suite import evaluate_model, judge_features
 
 from .fakes import COUNTS, PROMPTS, PixelJudge, Sampler
@@ -73,6 +76,25 @@ def test_only_the_same_prompts_seeds_and_sizes_compare(results):
         change_in("frechet_bright", base, evaluate(0.0, references={"bright": REFERENCE[:8]}))
     with pytest.raises(UserError, match="diversity was measured on different prompts"):
         change_in("diversity", base, evaluate(0.0, diversity_prompts=3))
+
+
+def test_scores_of_two_judges_do_not_compare(results):
+    def judged(name, by, sees):
+        return replace(results[name], origin=Origin(judge=by, judge_sees={"bright": sees}, drawn={}))
+
+    base, pair = judged("base@4", "gold", "0.5 0.1"), [("better@4", "base@4")]
+    same = judged("better@4", "gold", "0.5 0.1")
+    assert compare_models({"better@4": same, "base@4": base}, pair, judge="gold")[0].win == 1
+    for other, message in (
+        (judged("better@4", "validation", "0.5 0.1"), "judged by validation and by gold; evaluate both with"),
+        (judged("better@4", "gold", "0.6 0.1"), "the judge gold or the references bright changed between"),
+    ):
+        with pytest.raises(UserError, match=message):
+            compare_models({"better@4": other, "base@4": base}, pair, judge="gold")
+        with pytest.raises(UserError, match=message):
+            differences(other, base)
+        with pytest.raises(UserError, match=message):
+            change_in("structure", other, base)
 
 
 def test_unknown_models_and_metrics_are_named(results):

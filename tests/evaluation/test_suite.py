@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from unifl.errors import UserError
+from unifl.evaluation.model_result import ModelResult, Origin
 from unifl.evaluation.scores import ScoreTable, build_table
-from unifl.evaluation.suite import ModelResult, evaluate_model, judge_features, score_images
+from unifl.evaluation.suite import evaluate_model, judge_features, score_images
 from unifl.metrics.frechet import frechet_distance
 
 from .fakes import COUNTS, PROMPTS, PixelJudge, Sampler
@@ -133,6 +136,12 @@ def test_save_and_load(tmp_path):
     for name, values in result.scores.values.items():
         np.testing.assert_array_equal(loaded.scores.values[name], values)
     np.testing.assert_array_equal(loaded.replicates["kid_curated"], result.replicates["kid_curated"])
+    assert loaded.origin is None
+    origin = Origin(
+        judge="gold", judge_sees={"curated": "0.5 0.1"}, drawn={"guidance": 1.5, "seeds": [0, 1], "x": None}
+    )
+    kept = replace(result, origin=origin).save(tmp_path / "scores" / "m@4.npz")
+    assert ModelResult.load(kept).origin == origin
     (tmp_path / "broken.npz").write_text("no")
     with pytest.raises(UserError, match="not a file of scores"):
         ModelResult.load(tmp_path / "broken.npz")
@@ -161,11 +170,50 @@ def test_requests_that_make_no_sense(options, message):
         evaluate_model(Sampler(), [], JUDGE)
 
 
-def test_a_judge_that_lacks_a_score_is_named():
-    with pytest.raises(UserError, match="the judge gave no structure"):
-        build_table(
-            {k: np.zeros(1) for k in JUDGE(torch.zeros(1, 3, 8, 8), ["x"]) if k != "structure"}, ["x"], seed=0
-        )
+class Careless(PixelJudge):
+    """Breaks one promise of a judge."""
+
+    def __init__(self, fault):
+        self.fault = fault
+
+    def __call__(self, images, prompts):
+        scores = super().__call__(images, prompts)
+        if self.fault == "missing":
+            del scores["structure"]
+        elif self.fault == "column":
+            scores["style"] = scores["style"][:, None]
+        elif self.fault == "mean":
+            scores["style"] = scores["style"].mean()
+        elif self.fault == "infinite":
+            scores["detail"] = scores["detail"] / 0
+        return scores
+
+    def features(self, images):
+        found = super().features(images)
+        flawed = {"flat": found[:, 0], "fewer": found[1:], "nan": found * float("nan")}
+        return flawed.get(self.fault, found)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("missing", "the judge gave no structure; it must give alignment, "),
+        (
+            "column",
+            r"the judge gave style of shape \(4, 1\) for 4 pictures; it must give one number per picture",
+        ),
+        ("mean", r"the judge gave style of shape \(\) for 4 pictures"),
+        ("infinite", "the judge gave infinite values of detail"),
+        ("flat", r"features of shape \(4,\) for 4 pictures; it must give one row per picture"),
+        ("fewer", r"features of shape \(3, 12\) for 4 pictures"),
+        ("nan", "features that are not finite"),
+    ],
+)
+def test_a_judge_that_breaks_its_contract_is_noticed_at_the_first_batch(fault, message):
+    sampler = Sampler()
+    with pytest.raises(UserError, match=message):
+        evaluate_model(sampler, PROMPTS, Careless(fault), batch_size=4)
+    assert len(sampler.calls) == 1
 
 
 def test_tables_of_different_prompts_cannot_be_joined():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -17,6 +18,7 @@ from unifl.metrics.result import (
     Result,
     merge_results,
     prompts_sha256,
+    read_existing,
     read_result,
     update_result,
     write_result,
@@ -127,6 +129,25 @@ def test_merging_joins_metrics_of_the_same_samples_and_replaces_others():
     assert merged.models["stage1@20"].metrics.keys() == {"structure"}  # other weights: old figures are void
     assert [row.win for row in merged.comparisons] == [0.8]
     assert len(merged.claims) == len(merged.bench) == 1
+
+
+@pytest.mark.parametrize("changed", ["stage1@20", "base@20"])
+def test_a_model_with_other_weights_takes_its_old_comparisons_with_it(changed):
+    new = Result(models={changed: entry(overall=0.6)})
+    assert len(merge_results(full_result(), new).comparisons) == 1  # the same samples: they stay
+    new.models[changed].weights_sha256 = "cd" * 32
+    other = Result(comparisons=[dataclasses.replace(full_result().comparisons[0], a="stage2@4", b="base@4")])
+    old = merge_results(full_result(), other)
+    assert [row.a for row in merge_results(old, new).comparisons] == ["stage2@4"]
+
+
+def test_what_will_be_merged_into_is_empty_or_readable(tmp_path):
+    assert read_existing(tmp_path / "result.json") == Result()
+    path = write_result(full_result(), tmp_path / "result.json")
+    assert read_existing(path) == full_result()
+    path.write_text("{")
+    with pytest.raises(UserError, match="cannot be read as JSON"):
+        read_existing(path)
 
 
 def test_updating_a_file_keeps_what_it_held(tmp_path):

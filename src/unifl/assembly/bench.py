@@ -35,7 +35,7 @@ from unifl.data import Sample
 from unifl.errors import UserError
 from unifl.methods.refl import ReFL
 from unifl.methods.unifl import UniFL
-from unifl.metrics.result import Bench, Result, update_result
+from unifl.metrics.result import Bench, Result, read_existing, update_result
 
 LIMIT = 1.10
 """The most that a step may take, as a multiple of its evaluations run bare."""
@@ -70,13 +70,14 @@ def bench_unifl(
         interval, evaluations, medians in seconds and every pair.
 
     Raises:
-        UserError: Fewer than 2 pairs or 1 row; a case that cannot be compared.
+        UserError: Fewer than 2 pairs or 1 row; a case that cannot be compared; a `result.json` that cannot be read.
     """
     if pairs < 2:
         raise UserError(f"pairs is {pairs}; an interval over pairs needs at least 2 (30 is usual)")
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be at least 1")
     output = Path(output)
+    read_existing(output / "result.json")
     source = world_parts() if source is None else source
     record: dict[str, Any] = {
         "limit": LIMIT,

@@ -15,13 +15,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from unifl.assembly.evaluate import Candidate, curated_pictures, evaluate_models, object_numbers
+from unifl.assembly.evaluate import (
+    Candidate,
+    Evaluation,
+    curated_pictures,
+    evaluate_models,
+    object_numbers,
+)
 from unifl.assembly.figures import EVALUATION_SEED, held_out_prompts
 from unifl.assembly.open_model import open_model
 from unifl.assembly.recipe import load_recipe
 from unifl.assembly.run import run_recipe
 from unifl.evaluation import Judge, write_report
-from unifl.metrics.result import Result
+from unifl.metrics.result import Comparison, Result
 
 _PROMPTS, _SEEDS = 500, 2
 _PAIRS = (
@@ -75,11 +81,11 @@ def run_demo(
         recipe = load_recipe(part.recipe, [f"output_dir={folder / part.name}", *part.changes, *changes])
         run_recipe(recipe, console=console)
     console.rule("evaluation")
-    result = _evaluate(folder, gold(), num_prompts, console)
+    done = _evaluate(folder, gold(), num_prompts, console)
     report = write_report(folder)
-    _tell(result, console)
+    _tell(done.comparisons, console)
     console.print(f"{(time.perf_counter() - began) / 60:.1f} minutes; the report is {report}")
-    return result
+    return done.result
 
 
 def candidates(folder: Path) -> dict[str, Candidate]:
@@ -95,7 +101,7 @@ def candidates(folder: Path) -> dict[str, Candidate]:
     return {name: Candidate(generator=m.generator, sampling=m.sampling) for name, m in named.items()}
 
 
-def _evaluate(folder: Path, judge: Judge, num_prompts: int, console: Console) -> Result:
+def _evaluate(folder: Path, judge: Judge, num_prompts: int, console: Console) -> Evaluation:
     prompts = held_out_prompts(num_prompts)
     columns = (
         TextColumn("{task.description:10}"),
@@ -121,12 +127,13 @@ def _evaluate(folder: Path, judge: Judge, num_prompts: int, console: Console) ->
             object_counts=object_numbers(prompts),
             references={"curated": curated_pictures(_SEEDS * num_prompts, seed=EVALUATION_SEED)},
             seeds=range(_SEEDS),
-            diversity_prompts=0 if num_prompts < 2 else min(100, num_prompts),
+            diversity_prompts=num_prompts,
+            diversity_seeds=_SEEDS,  # the pictures that are drawn anyway
             reuse=True,
             progress=progress,
-        ).result
+        )
 
 
-def _tell(result: Result, console: Console) -> None:
-    for row in result.comparisons:
+def _tell(comparisons: Sequence[Comparison], console: Console) -> None:
+    for row in comparisons:
         console.print(f"{row.a:>10} beats {row.b:<8} {row.win:.1%}  [{row.low:.1%}, {row.high:.1%}]")

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -21,18 +20,26 @@ from unifl.errors import UserError
 from unifl.evaluation import (
     Judge,
     ModelResult,
+    Origin,
     compare_models,
     evaluate_model,
     judge_features,
     save_pictures,
 )
 from unifl.evaluation.report_inputs import encode_id
-from unifl.metrics.result import Metric, ModelEntry, Result, prompts_sha256, read_result, update_result
+from unifl.metrics.result import (
+    Comparison,
+    Metric,
+    ModelEntry,
+    Result,
+    prompts_sha256,
+    read_existing,
+    update_result,
+)
 from unifl.models import Generator, merged_pipeline
 from unifl.sampling import sample
 
 SAMPLER = "ddim"
-JUDGE_FILE = "judge.txt"  # beside the scores: whose they are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +65,13 @@ class Evaluation:
 
     Attributes:
         result: As it stands in `result.json`, with what was in the file before.
-        models: By id, with the scores behind the figures.
+        models: Those of this call by id, with the scores behind the figures.
+        comparisons: Those of this call, in the order of the pairs.
     """
 
     result: Result
     models: dict[str, ModelResult]
+    comparisons: list[Comparison]
 
 
 def evaluate_models(
@@ -73,15 +82,20 @@ def evaluate_models(
     judge_name: str,
     folder: str | Path,
     pairs: Sequence[tuple[str, str]] = (),
+    metric: str = "overall",
     object_counts: Sequence[int] | None = None,
     references: Mapping[str, Float[Tensor, "n 3 h w"]] | None = None,
     seeds: Sequence[int] = (0,),
     diversity_prompts: int = 100,
+    diversity_seeds: int = 4,
     num_pictures: int = 16,
     reuse: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Evaluation:
     """Evaluate and compare models, and write what was found.
+
+    Scores and pictures of a model are written as soon as it is done, so that `reuse` goes on where an earlier call
+    was interrupted.
 
     Args:
         models: By id, such as "base@20".
@@ -89,30 +103,41 @@ def evaluate_models(
         judge: Reads the pictures.
         judge_name: Its name in `result.json`.
         folder: Gets `result.json` (merged into what is there), `scores/<id>.npz` and `samples/<id>/`.
-        pairs: Ids (a, b) to compare by the overall score: how often a beats b.
+        pairs: Ids (a, b) to compare: how often a beats b.
+        metric: What decides a pair.
         object_counts: Objects that each prompt names, for alignment by number of objects.
         references: Pictures by name; each gives `frechet_<name>` and `kid_<name>`, on the judge's features.
         seeds: Noise seeds; every prompt is drawn once per seed.
         diversity_prompts: Prompts on which diversity over seeds is measured; 0 for none.
+        diversity_seeds: Pictures of each of these; what `seeds` lacks is drawn for it.
         num_pictures: Pictures of each model that are kept as files.
-        reuse: Take a model's scores from the folder if weights, sampler, prompts, seeds and judge are the same.
+        reuse: Take a model's scores from the folder if all that they depend on is the same: weights, sampling,
+            prompts, seeds, judge, references and what is measured.
         progress: Called with (id, pictures done, pictures in all).
 
     Raises:
-        UserError: No models or prompts, or a pair with an id that is not among the models.
+        UserError: No models or prompts; a pair with an id that is not among the models; a metric that the judge
+            does not give; a `result.json` or scores in the folder that cannot be read.
     """
     _check(models, pairs)
     folder = Path(folder)
+    read_existing(folder / "result.json")
     features = {name: judge_features(judge, pictures) for name, pictures in (references or {}).items()}
-    judged_by = _fingerprint(judge_name, features)
-    entries, found = {}, {}
-    pictures: dict[str, Tensor] = {}
+    judge_sees = {name: f"{seen.mean():.4f} {seen.std():.4f}" for name, seen in features.items()}
+    measured = {
+        "diversity_prompts": diversity_prompts,
+        "diversity_seeds": diversity_seeds,
+        "object_counts": None if object_counts is None else [int(count) for count in object_counts],
+    }
+    entries: dict[str, ModelEntry] = {}
+    found: dict[str, ModelResult] = {}
     for name, candidate in models.items():
         entry = _entry(candidate, prompts, seeds)
-        path = folder / "scores" / f"{encode_id(name)}.npz"
-        known = _known(folder, name, entry, judged_by, features) if reuse else None
-        if known is None:
-            known = evaluate_model(
+        drawn = asdict(entry) | {"negative_prompt": candidate.sampling.negative_prompt}
+        origin = Origin(judge=judge_name, judge_sees=judge_sees, drawn=drawn | measured)
+        result = _known(folder, name, origin) if reuse else None
+        if result is None:
+            result = evaluate_model(
                 partial(_draw, candidate),
                 prompts,
                 judge,
@@ -120,21 +145,20 @@ def evaluate_models(
                 object_counts=object_counts,
                 references=features,
                 diversity_prompts=diversity_prompts,
+                diversity_seeds=diversity_seeds,
                 batch_size=candidate.batch_size,
                 num_previews=num_pictures,
                 progress=partial(progress, name) if progress is not None else None,
             )
-            known.save(path)
-            pictures[name] = known.previews
-        entry.metrics = {metric: Metric.of(value) for metric, value in known.metrics.items()}
-        entries[name], found[name] = entry, known
-    if pictures:
-        (folder / "scores" / JUDGE_FILE).write_text(judged_by, encoding="utf-8")
-        kept = len(next(iter(pictures.values())))
-        save_pictures(folder, pictures, list(prompts[:kept]), [seeds[0]] * kept)
-    comparisons = compare_models(found, pairs, judge=judge_name)
+            result = replace(result, origin=origin)
+            _keep(folder, name, result, seed=seeds[0])
+        if pairs:  # a metric that is not there is noticed before the next model is drawn
+            result.scores.per_prompt(metric)
+        entry.metrics = {key: Metric.of(interval) for key, interval in result.metrics.items()}
+        entries[name], found[name] = entry, result
+    comparisons = compare_models(found, pairs, judge=judge_name, metric=metric)
     new = Result(models=entries, comparisons=comparisons)
-    return Evaluation(update_result(folder / "result.json", new), found)
+    return Evaluation(update_result(folder / "result.json", new), found, comparisons)
 
 
 def weights_sha256(generator: Generator, role: str = "student") -> str:
@@ -181,24 +205,22 @@ def _entry(candidate: Candidate, prompts: Sequence[str], seeds: Sequence[int]) -
     )
 
 
-def _known(
-    folder: Path, name: str, entry: ModelEntry, judged_by: str, features: Mapping[str, object]
-) -> ModelResult | None:
+def _known(folder: Path, name: str, origin: Origin) -> ModelResult | None:
     """Scores of an earlier call, if everything that they depend on is as it was."""
-    path, judge_file = folder / "scores" / f"{encode_id(name)}.npz", folder / "scores" / JUDGE_FILE
-    if not (path.is_file() and judge_file.is_file() and (folder / "result.json").is_file()):
-        return None
-    before = read_result(folder / "result.json").models.get(name)
-    if before is None or judge_file.read_text(encoding="utf-8") != judged_by:
-        return None
-    complete = all(f"frechet_{reference}" in before.metrics for reference in features)
-    return ModelResult.load(path) if complete and replace(before, metrics={}) == entry else None
+    path = _scores_file(folder, name)
+    known = ModelResult.load(path) if path.is_file() else None
+    return known if known is not None and known.origin == origin else None
 
 
-def _fingerprint(judge_name: str, features: Mapping[str, Float[np.ndarray, "n d"]]) -> str:
-    """The judge's name and, as weights are replaced under the same name, what it sees in the references."""
-    seen = [f"{name} {values.mean():.4f} {values.std():.4f}" for name, values in features.items()]
-    return "\n".join([judge_name, *seen])
+def _keep(folder: Path, name: str, result: ModelResult, *, seed: int) -> None:
+    """Write pictures and, when those are there, the scores that let a later call skip this model."""
+    kept = len(result.previews)
+    save_pictures(folder, {name: result.previews}, result.scores.prompts[:kept], [seed] * kept)
+    result.save(_scores_file(folder, name))
+
+
+def _scores_file(folder: Path, name: str) -> Path:
+    return folder / "scores" / f"{encode_id(name)}.npz"
 
 
 def _check(models: Mapping[str, Candidate], pairs: Sequence[tuple[str, str]]) -> None:

@@ -13,6 +13,7 @@ from unifl.assembly.open_model import Opened, open_model
 from unifl.data import load_prompts
 from unifl.errors import UserError
 from unifl.evaluation import Judge
+from unifl.process import Spacing
 
 EVALUATION_SEED = 71
 """Of held-out prompts and of the curated set; training, validation and baselines have seeds of their own."""
@@ -47,6 +48,8 @@ class Request:
         num_prompts: The first so many.
         seeds: Pictures per prompt.
         judge: A name for `unifl.assembly.resolve.judge`.
+        guidance: For all models; None takes what each run says, or what is on record.
+        spacing: Likewise.
         device: For models.
         batch_size: Pictures at once.
         reuse: Take scores of an earlier call where nothing has changed.
@@ -56,6 +59,8 @@ class Request:
     num_prompts: int = 500
     seeds: int = 4
     judge: str = GOLD
+    guidance: float | None = None
+    spacing: Spacing | None = None
     device: str = "auto"
     batch_size: int = 64
     reuse: bool = False
@@ -68,6 +73,7 @@ def measure(
     *,
     gold: Callable[[], Judge],
     against_first: bool = True,
+    metric: str = "overall",
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Evaluation:
     """Evaluate models and write `result.json`, scores and pictures.
@@ -78,6 +84,7 @@ def measure(
         folder: Where files go.
         gold: Loads the judge of final figures.
         against_first: Compare every model with the first one; otherwise the first with each of the others.
+        metric: What decides a pair.
         progress: Called with (id, pictures done, pictures in all).
 
     Raises:
@@ -94,7 +101,13 @@ def measure(
     judge = resolve.judge(request.judge, gold=gold)
     models: dict[str, Candidate] = {}
     for spec in map(Spec.parse, specs):
-        opened = open_model(spec.model, num_steps=spec.steps, device=request.device)
+        opened = open_model(
+            spec.model,
+            num_steps=spec.steps,
+            guidance=request.guidance,
+            spacing=request.spacing,
+            device=request.device,
+        )
         name = _id(spec, opened)
         if name in models:
             raise UserError(f"two models are called {name!r}; give them names: first=MODEL second=MODEL")
@@ -111,6 +124,7 @@ def measure(
         judge_name=request.judge.removeprefix("world:judges/"),
         folder=folder,
         pairs=pairs,
+        metric=metric,
         object_counts=counts,
         references={"curated": curated_pictures(number, seed=EVALUATION_SEED)} if world else None,
         seeds=range(request.seeds),

@@ -11,7 +11,7 @@ from unifl.cli.bench import bench
 from unifl.cli.console import Commands
 from unifl.cli.demo import demo
 from unifl.cli.doctor import doctor
-from unifl.cli.evaluate import compare, evaluate
+from unifl.cli.evaluate import CompareCommand, compare, evaluate
 from unifl.cli.generate import generate
 from unifl.cli.publish import push
 from unifl.cli.report import report
@@ -57,7 +57,7 @@ def main(
 app.command()(train)
 app.command()(generate)
 app.command()(evaluate)
-app.command()(compare)
+app.command(cls=CompareCommand)(compare)
 app.command()(report)
 app.add_typer(world, name="world")
 app.command()(demo)

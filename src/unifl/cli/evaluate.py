@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from unifl.cli.console import quiet_libraries
+from unifl.errors import UserError
 
 PromptFile = Annotated[
     Path | None,
@@ -19,10 +21,22 @@ JudgeName = Annotated[
     str,
     typer.Option("--judge", help="world:judges/gold, world:judges/validation, or package.module:name."),
 ]
+Guidance = Annotated[
+    float | None,
+    typer.Option(help="w of u + w (c - u), for all models; by default what each was made for."),
+]
+SpacingName = Annotated[
+    Literal["leading", "trailing"] | None,
+    typer.Option("--spacing", help="Timesteps, for all models; by default what each was made for."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 BatchSize = Annotated[int, typer.Option(help="Pictures at once.")]
 Reuse = Annotated[
-    bool, typer.Option("--reuse", help="Keep scores of an earlier call if nothing has changed.")
+    bool,
+    typer.Option(
+        "--reuse",
+        help="Keep scores of an earlier call, also of one that was interrupted, if nothing changed.",
+    ),
 ]
 
 
@@ -38,6 +52,8 @@ def evaluate(
     num_prompts: NumPrompts = 500,
     seeds: Seeds = 4,
     judge: JudgeName = "world:judges/gold",
+    guidance: Guidance = None,
+    spacing: SpacingName = None,
     reuse: Reuse = False,
     batch_size: BatchSize = 64,
     device: Device = "auto",
@@ -60,19 +76,20 @@ def evaluate(
     """
     quiet_libraries()
     from unifl.assembly.figures import Request
-    from unifl.cli.figures import own_folder, show_comparisons, show_figures
+    from unifl.cli.figures import own_folder, show_figures
 
     request = Request(
         prompts=prompts,
         num_prompts=num_prompts,
         seeds=seeds,
         judge=judge,
+        guidance=guidance,
+        spacing=spacing,
         device=device,
         batch_size=batch_size,
         reuse=reuse,
     )
-    result = show_figures(models, request, folder or own_folder(models))
-    show_comparisons(result.comparisons)
+    show_figures(models, request, folder or own_folder(models))
 
 
 def compare(
@@ -82,12 +99,14 @@ def compare(
         Path | None,
         typer.Option("--scores", help="A folder in which both were evaluated: compares ids, draws nothing."),
     ] = None,
-    metric: Annotated[str, typer.Option(help="What decides a pair (with --scores).")] = "overall",
+    metric: Annotated[str, typer.Option(help="What decides a pair.")] = "overall",
     folder: Annotated[Path, typer.Option("--out", "-o", help="Where files go.")] = Path("runs/comparison"),
     prompts: PromptFile = None,
     num_prompts: NumPrompts = 500,
     seeds: Seeds = 1,
     judge: JudgeName = "world:judges/gold",
+    guidance: Guidance = None,
+    spacing: SpacingName = None,
     reuse: Reuse = False,
     batch_size: BatchSize = 64,
     device: Device = "auto",
@@ -95,8 +114,9 @@ def compare(
     """How often do pictures of A beat those of B?
 
     Both draw from the same prompts and noise, and a judge decides each
-    pair by its overall score; differences up to 0.01 are ties, which
-    count as half a win.
+    pair by its overall score or that of --metric; differences up to 0.01
+    are ties, which count as half a win. With --scores the pictures of an
+    earlier evaluation are compared, by the judge that it had.
 
     For example:
 
@@ -110,16 +130,38 @@ def compare(
     from unifl.cli.figures import compare_drawn, compare_stored, show_comparisons
 
     if scores is not None:
-        rows = [compare_stored(a, b, scores, metric)]
+        row = compare_stored(a, b, scores, metric)
     else:
         request = Request(
             prompts=prompts,
             num_prompts=num_prompts,
             seeds=seeds,
             judge=judge,
+            guidance=guidance,
+            spacing=spacing,
             device=device,
             batch_size=batch_size,
             reuse=reuse,
         )
-        rows = [compare_drawn(a, b, request, folder)]
-    show_comparisons(rows)
+        row = compare_drawn(a, b, request, folder, metric)
+    show_comparisons([row])
+
+
+class CompareCommand(TyperCommand):
+    """`compare`, which takes no option of drawing together with --scores: it would do nothing."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command.
+
+        Raises:
+            UserError: Such options are given.
+        """
+        sources = {option.opts[0]: ctx.get_parameter_source(option.name) for option in self.params}
+        given = [name for name, source in sources.items() if source.name == "COMMANDLINE"]
+        vain = [name for name in given if name not in ("a", "b", "--scores", "--metric")]
+        if "--scores" in given and vain:
+            raise UserError(
+                f"{', '.join(vain)} cannot go with --scores, which compares what has been drawn and judged before; "
+                "leave out one or the other"
+            )
+        return super().invoke(ctx)

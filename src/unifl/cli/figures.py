@@ -2,49 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
 
+from unifl.assembly.evaluate import Evaluation
 from unifl.assembly.figures import Request, measure
-from unifl.cli.console import out, progress_line
+from unifl.cli.console import interrupted, out, progress_line
 from unifl.errors import UserError
 from unifl.evaluation import ModelResult, compare_models
 from unifl.evaluation.report_inputs import decode_id
-from unifl.metrics.result import Comparison, Result
+from unifl.metrics.result import Comparison
 from unifl.world.gold import load_gold
 
 
-def show_figures(models: Sequence[str], request: Request, folder: Path) -> Result:
-    """Evaluate models against the first of them, and print every metric."""
-    done = measure(models, request, folder, gold=load_gold, progress=progress_line)
-    out.print(_metric_table(done.result))
+def show_figures(models: Sequence[str], request: Request, folder: Path) -> None:
+    """Evaluate models against the first of them, and print every metric and comparison."""
+    done = _measure(models, request, folder)
+    out.print(_metric_table(done.models))
     _tell_files(folder)
-    return done.result
+    show_comparisons(done.comparisons)
 
 
-def compare_drawn(a: str, b: str, request: Request, folder: Path) -> Comparison:
+def compare_drawn(a: str, b: str, request: Request, folder: Path, metric: str) -> Comparison:
     """Draw and judge pictures of two models."""
-    done = measure([a, b], request, folder, gold=load_gold, against_first=False, progress=progress_line)
+    done = _measure([a, b], request, folder, against_first=False, metric=metric)
     _tell_files(folder)
-    return done.result.comparisons[-1]
+    return done.comparisons[0]
 
 
 def compare_stored(a: str, b: str, folder: Path, metric: str) -> Comparison:
     """Compare two models by the scores that an evaluation has left in a folder.
 
     Raises:
-        UserError: There are no scores of one of them.
+        UserError: There are no scores of one of them, or other prompts, seeds or judges stand behind them.
     """
     there = {decode_id(path.stem): path for path in sorted(folder.glob("scores/*.npz"))}
     for name in (a, b):
         if name not in there:
             raise UserError(f"{folder} has no scores of {name!r}; there are: {', '.join(there) or 'none'}")
-    judged_by = folder / "scores" / "judge.txt"
-    judge = judged_by.read_text(encoding="utf-8").splitlines()[0] if judged_by.is_file() else "unknown"
     results = {name: ModelResult.load(there[name]) for name in (a, b)}
+    origin = results[a].origin
+    judge = "unknown" if origin is None else origin.judge
     return compare_models(results, [(a, b)], judge=judge, metric=metric)[0]
 
 
@@ -68,17 +69,38 @@ def own_folder(models: Sequence[str]) -> Path:
     return alone if alone is not None and (alone / "config.yaml").is_file() else Path("runs/evaluation")
 
 
+def _measure(
+    models: Sequence[str],
+    request: Request,
+    folder: Path,
+    *,
+    against_first: bool = True,
+    metric: str = "overall",
+) -> Evaluation:
+    try:
+        return measure(
+            models,
+            request,
+            folder,
+            gold=load_gold,
+            against_first=against_first,
+            metric=metric,
+            progress=progress_line,
+        )
+    except KeyboardInterrupt as stop:
+        raise interrupted("the same command with --reuse keeps the models that are finished") from stop
+
+
 def _tell_files(folder: Path) -> None:
     text = f"wrote {folder / 'result.json'}; the page about it: unifl report {folder}"
     out.print(text, highlight=False, soft_wrap=True)
 
 
-def _metric_table(result: Result) -> Table:
+def _metric_table(models: Mapping[str, ModelResult]) -> Table:
     """Models in columns, metrics in rows."""
-    names = list(result.models)
-    table = Table("metric", *names, title="95 % intervals over prompts", title_justify="left")
-    for metric in dict.fromkeys(key for entry in result.models.values() for key in entry.metrics):
-        found = [result.models[name].metrics.get(metric) for name in names]
+    table = Table("metric", *models, title="95 % intervals over prompts", title_justify="left")
+    for metric in dict.fromkeys(key for model in models.values() for key in model.metrics):
+        found = [model.metrics.get(metric) for model in models.values()]
         cells = ["" if m is None else f"{m.value:.3f}  [{m.low:.3f}, {m.high:.3f}]" for m in found]
         table.add_row(metric, *map(escape, cells))
     return table

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 
 from unifl.errors import UserError
+from unifl.evaluation.model_result import ModelResult
 from unifl.evaluation.scores import ScoreTable
-from unifl.evaluation.suite import ModelResult
 from unifl.metrics.intervals import RESAMPLES, Interval, change_interval, difference_interval, ratio_interval
 from unifl.metrics.paired import MARGIN, Paired, paired_comparison
 from unifl.metrics.result import Comparison
@@ -63,7 +63,12 @@ def compare_tables(
 
 
 def differences(a: ModelResult, b: ModelResult) -> dict[str, Interval]:
-    """``a - b`` with interval for every metric that both have, distances and diversity included."""
+    """``a - b`` with interval for every metric that both have, distances and diversity included.
+
+    Raises:
+        UserError: other prompts, seeds or judges.
+    """
+    _check_judges(a, b)
     scores = compare_tables(a.scores, b.scores).differences
     rest = [name for name in a.metrics if name in b.metrics and name not in scores]
     return scores | {name: change_in(name, a, b) for name in rest}
@@ -75,8 +80,12 @@ def change_in(
     """Paired change of one metric from ``b`` to ``a``, as a difference or a ratio, with its interval.
 
     Distances are compared at equal ``n`` only, and through replicates on the same resamples.
+
+    Raises:
+        UserError: other prompts, seeds or judges, or distances of another ``n``.
     """
     _check_pairing(a.scores, b.scores)
+    _check_judges(a, b)
     if metric in a.replicates and metric in b.replicates:
         first, second = a.metrics[metric], b.metrics[metric]
         if first.n != second.n:
@@ -105,13 +114,18 @@ def compare_models(
     metric: str = "overall",
     margin: float = MARGIN,
 ) -> list[Comparison]:
-    """Rows of ``result.json`` for pairs of model ids."""
+    """Rows of ``result.json`` for pairs of model ids.
+
+    Raises:
+        UserError: an id or a metric that is not there; other prompts, seeds or judges.
+    """
     rows = []
     for a, b in pairs:
         missing = [name for name in (a, b) if name not in results]
         if missing:
             raise UserError(f"no evaluated model {missing[0]!r}; there are {', '.join(results)}")
         outcome = compare_tables(results[a].scores, results[b].scores, metric=metric, margin=margin)
+        _check_judges(results[a], results[b])
         rows.append(Comparison.of(outcome.paired, a=a, b=b, judge=judge, metric=metric))
     return rows
 
@@ -123,3 +137,19 @@ def _check_pairing(a: ScoreTable, b: ScoreTable) -> None:
         raise UserError(
             f"the two models were evaluated with seeds {a.seeds} and {b.seeds}; use the same seeds"
         )
+
+
+def _check_judges(a: ModelResult, b: ModelResult) -> None:
+    first, second = a.origin, b.origin
+    if first is None or second is None:
+        return
+    if first.judge != second.judge:
+        raise UserError(
+            f"the two models were judged by {first.judge} and by {second.judge}; evaluate both with the same judge"
+        )
+    for name in first.judge_sees.keys() & second.judge_sees.keys():
+        if first.judge_sees[name] != second.judge_sees[name]:
+            raise UserError(
+                f"the judge {first.judge} or the references {name} changed between the two evaluations; "
+                "evaluate both models again"
+            )

@@ -25,7 +25,7 @@ from torch import Tensor
 from unifl.errors import UserError
 from unifl.evaluation.audit import read_metrics
 from unifl.evaluation.grid import to_pil
-from unifl.evaluation.suite import ModelResult
+from unifl.evaluation.model_result import ModelResult
 from unifl.metrics.result import Result, read_result
 
 

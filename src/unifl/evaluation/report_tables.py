@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from unifl.errors import UserError
 from unifl.evaluation.compare import differences
-from unifl.evaluation.suite import ModelResult
+from unifl.evaluation.model_result import ModelResult
 from unifl.metrics.intervals import Interval
 from unifl.metrics.result import Comparison, Metric
 

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Float
 
 from unifl.errors import UserError
-from unifl.evaluation.judge import JUDGE_KEYS
 
 OVERALL_PARTS = ("alignment_fraction", "structure", "style", "quality")
 SUBSETS = {1: "alignment_one_object", 2: "alignment_two_object", 3: "alignment_three_object"}
@@ -53,20 +52,12 @@ def build_table(
     seed: int,
     object_counts: Sequence[int] | None = None,
 ) -> ScoreTable:
-    """A table of one sample per prompt from a judge's ``(p,)`` scores, with subsets and ``overall`` added.
+    """A table of one sample per prompt from ``(p,)`` scores of `read_scores`, with subsets and ``overall`` added.
 
     ``overall`` is the mean of alignment fraction, structure, style and quality, of those that apply to the
     prompt.
     """
-    missing = [key for key in JUDGE_KEYS if key not in scores]
-    if missing:
-        raise UserError(f"the judge gave no {', '.join(missing)}; it must give {', '.join(JUDGE_KEYS)}")
-    columns = {name: np.asarray(scores[name], dtype=np.float64)[:, None] for name in scores}
-    for name, column in columns.items():
-        if column.shape != (len(prompts), 1):
-            raise UserError(f"the judge gave {len(column)} values of {name} for {len(prompts)} pictures")
-        if np.isinf(column).any():
-            raise UserError(f"the judge gave infinite values of {name}; check the pictures")
+    columns = {name: values[:, None] for name, values in scores.items()}
     parts = np.concatenate([columns[name] for name in OVERALL_PARTS], axis=1)
     columns["overall"] = _mean_without_nan(parts, axis=1)[:, None]
     if object_counts is not None:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -20,7 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unifl.errors import UserError
-from unifl.evaluation.judge import Judge
+from unifl.evaluation.judge import Judge, read_features, read_scores
+from unifl.evaluation.model_result import ModelResult
 from unifl.evaluation.scores import ScoreTable, build_table
 from unifl.metrics.diversity import seed_diversity
 from unifl.metrics.frechet import frechet_distance, frechet_replicates
@@ -39,67 +39,6 @@ class SampleFn(Protocol):
     def __call__(self, prompts: list[str], *, seed: int, indices: list[int]) -> Tensor:
         """One picture per prompt."""
         ...
-
-
-@dataclass(frozen=True)
-class ModelResult:
-    """What was measured on one model, with everything that a paired comparison needs.
-
-    Attributes:
-        metrics: every metric with its interval.
-        scores: the judge's scores behind the means.
-        diversity: seed diversity of each prompt that it was measured on; empty if it was not measured.
-        replicates: bootstrap replicates of each distance, on resamples that all models share.
-        previews: the first pictures of the first seed, ``(k, 3, h, w)``; empty after loading from a file.
-        seconds: wall-clock time of sampling and judging.
-    """
-
-    metrics: dict[str, Interval]
-    scores: ScoreTable
-    diversity: Float[np.ndarray, "q"]
-    replicates: dict[str, Float[np.ndarray, "r"]]
-    previews: Float[Tensor, "k 3 h w"]
-    seconds: float
-
-    def save(self, path: str | Path) -> Path:
-        """Write scores, replicates and metrics as ``.npz`` (pictures are not included)."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        arrays: dict[str, np.ndarray] = {
-            "prompts": np.array(self.scores.prompts),
-            "seeds": np.array(self.scores.seeds),
-            "diversity": self.diversity,
-            "seconds": np.array(self.seconds),
-        }
-        arrays |= {f"score/{name}": value for name, value in self.scores.values.items()}
-        arrays |= {f"replicates/{name}": value for name, value in self.replicates.items()}
-        arrays |= {
-            f"metric/{name}": np.array([m.value, m.low, m.high, m.n]) for name, m in self.metrics.items()
-        }
-        temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        temporary.replace(path)
-        return path
-
-    @staticmethod
-    def load(path: str | Path) -> ModelResult:
-        """Read what ``save`` wrote."""
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                data = {name: file[name] for name in file.files}
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} is not a file of scores ({error}); evaluate the model again") from None
-        part = lambda prefix: {k.removeprefix(prefix): v for k, v in data.items() if k.startswith(prefix)}  # noqa: E731
-        metrics = {
-            k: Interval(float(v[0]), float(v[1]), float(v[2]), int(v[3])) for k, v in part("metric/").items()
-        }
-        prompts, seeds = tuple(str(p) for p in data["prompts"]), tuple(int(s) for s in data["seeds"])
-        table = ScoreTable(prompts, seeds, part("score/"))
-        empty = torch.zeros(0, 3, 1, 1)
-        return ModelResult(
-            metrics, table, data["diversity"], part("replicates/"), empty, float(data["seconds"])
-        )
 
 
 @torch.no_grad()
@@ -124,7 +63,10 @@ def score_images(
     """
     if len(images) != len(prompts):
         raise UserError(f"{len(images)} pictures for {len(prompts)} prompts; give one prompt per picture")
-    batches = [judge(images[rows], [prompts[i] for i in rows]) for rows in _batches(len(prompts), batch_size)]
+    batches = [
+        read_scores(judge, images[rows], [prompts[i] for i in rows])
+        for rows in _batches(len(prompts), batch_size)
+    ]
     return build_table(_concatenate(batches), prompts, seed=seed, object_counts=object_counts)
 
 
@@ -133,10 +75,8 @@ def judge_features(
     judge: Judge, images: Float[Tensor, "n 3 h w"], *, batch_size: int = 64
 ) -> Float[np.ndarray, "n d"]:
     """A judge's features of pictures, float64, for use as a reference of ``evaluate_model``."""
-    rows = [
-        judge.features(images[i : i + batch_size]).double().cpu() for i in range(0, len(images), batch_size)
-    ]
-    return torch.cat(rows).numpy()
+    rows = [read_features(judge, images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
+    return np.concatenate(rows)
 
 
 @torch.no_grad()  # not inference mode: what a generator caches while sampling must stay usable for training
@@ -178,6 +118,9 @@ def evaluate_model(
 
     Returns:
         Every metric with a 95 % interval over prompts, and what paired comparisons need.
+
+    Raises:
+        UserError: no prompts, seeds that make no sense, or a judge that does not keep to `Judge`.
     """
     start = time.perf_counter()
     _check_request(prompts, seeds, diversity_prompts, diversity_seeds)
@@ -239,16 +182,16 @@ def _draw(
 
 def _judge(judge: Judge, drawn: Iterator[tuple[list[str], Tensor]], num_previews: int) -> _Pass:
     # Pictures are judged as they are drawn and then dropped: thousands of large ones would not fit in memory.
-    scores: list[dict[str, Tensor]] = []
-    features: list[Tensor] = []
+    scores: list[dict[str, np.ndarray]] = []
+    features: list[np.ndarray] = []
     previews: list[Tensor] = []
     for texts, images in drawn:
-        scores.append(judge(images, texts))
-        features.append(judge.features(images).double().cpu())
+        scores.append(read_scores(judge, images, texts))
+        features.append(read_features(judge, images))
         if sum(len(kept) for kept in previews) < num_previews:
             previews.append(images.float().cpu())
     first = torch.cat(previews)[:num_previews] if previews else torch.zeros(0, 3, 1, 1)
-    return _Pass(_concatenate(scores), torch.cat(features).numpy(), first)
+    return _Pass(_concatenate(scores), np.concatenate(features), first)
 
 
 def _counter(total: int, progress: Callable[[int, int], None] | None) -> Callable[[int], None]:
@@ -281,8 +224,8 @@ def _batches(n: int, batch_size: int) -> Iterator[list[int]]:
         yield list(range(start, min(start + batch_size, n)))
 
 
-def _concatenate(batches: Sequence[Mapping[str, Tensor]]) -> dict[str, np.ndarray]:
-    return {name: torch.cat([b[name].double().cpu() for b in batches]).numpy() for name in batches[0]}
+def _concatenate(batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _mean_metrics(table: ScoreTable, diversity: np.ndarray, resamples: int, seed: int) -> dict[str, Interval]:

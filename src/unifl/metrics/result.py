@@ -161,6 +161,17 @@ def read_result(path: str | Path) -> Result:
     return validate(data, where=str(path))
 
 
+def read_existing(path: str | Path) -> Result:
+    """What a file holds that later results will be merged into; empty if there is none yet.
+
+    Long work calls it first: a file that cannot be merged into must not be noticed when the work is done.
+
+    Raises:
+        UserError: if the file cannot be read, see `read_result`.
+    """
+    return read_result(path) if Path(path).exists() else Result()
+
+
 def validate(data: Any, *, where: str = "result") -> Result:
     """Check plain JSON data against the schema and return it typed."""
     version = data.get("schema_version") if isinstance(data, dict) else None
@@ -203,19 +214,20 @@ def merge_results(old: Result, new: Result) -> Result:
 
     Models and claims and benches are the same by id, comparisons by (a, b, judge, metric). Metrics of a model
     are joined only if it was sampled in the same way from the same weights; otherwise the new entry replaces
-    the old.
+    the old, and the old comparisons of that model go with it.
     """
-    models = dict(old.models)
+    models, replaced = dict(old.models), set()
     for name, entry in new.models.items():
         before = models.get(name)
-        if before is not None and dataclasses.replace(before, metrics={}) == dataclasses.replace(
-            entry, metrics={}
-        ):
+        if before is not None and _same_samples(before, entry):
             entry = dataclasses.replace(entry, metrics={**before.metrics, **entry.metrics})
+        elif before is not None:
+            replaced.add(name)
         models[name] = entry
+    comparisons = [row for row in old.comparisons if replaced.isdisjoint((row.a, row.b))]
     return Result(
         models=models,
-        comparisons=_merge_rows(old.comparisons, new.comparisons, ("a", "b", "judge", "metric")),
+        comparisons=_merge_rows(comparisons, new.comparisons, ("a", "b", "judge", "metric")),
         claims=_merge_rows(old.claims, new.claims, ("id",)),
         bench=_merge_rows(old.bench, new.bench, ("id",)),
     )
@@ -223,9 +235,13 @@ def merge_results(old: Result, new: Result) -> Result:
 
 def update_result(path: str | Path, new: Result) -> Result:
     """Merge ``new`` into the file, which need not exist yet, and return what it holds now."""
-    merged = merge_results(read_result(path), new) if Path(path).exists() else new
+    merged = merge_results(read_existing(path), new)
     write_result(merged, path)
     return merged
+
+
+def _same_samples(a: ModelEntry, b: ModelEntry) -> bool:
+    return dataclasses.replace(a, metrics={}) == dataclasses.replace(b, metrics={})
 
 
 def _merge_rows(old: Sequence[Row], new: Sequence[Row], key: tuple[str, ...]) -> list[Row]:

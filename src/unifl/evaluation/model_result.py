@@ -1,0 +1,104 @@
+"""What was measured on one model, what it depends on, and the file that keeps both."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unifl.errors import UserError
+from unifl.evaluation.scores import ScoreTable
+from unifl.metrics.intervals import Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where scores come from: those of equal origin would come out equal again.
+
+    Attributes:
+        judge: name of the judge.
+        judge_sees: what the judge makes of each reference set, as weights are replaced under the same name.
+        drawn: everything else that scores depend on, as plain JSON values: weights, sampler, prompts, seeds, ...
+    """
+
+    judge: str
+    judge_sees: dict[str, str]
+    drawn: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """What was measured on one model, with everything that a paired comparison needs.
+
+    Attributes:
+        metrics: every metric with its interval.
+        scores: the judge's scores behind the means.
+        diversity: seed diversity of each prompt that it was measured on; empty if it was not measured.
+        replicates: bootstrap replicates of each distance, on resamples that all models share.
+        previews: the first pictures of the first seed, ``(k, 3, h, w)``; empty after loading from a file.
+        seconds: wall-clock time of sampling and judging.
+        origin: what all of it depends on; None where nobody has said.
+    """
+
+    metrics: dict[str, Interval]
+    scores: ScoreTable
+    diversity: Float[np.ndarray, "q"]
+    replicates: dict[str, Float[np.ndarray, "r"]]
+    previews: Float[Tensor, "k 3 h w"]
+    seconds: float
+    origin: Origin | None = None
+
+    def save(self, path: str | Path) -> Path:
+        """Write scores, replicates and metrics as ``.npz`` (pictures are not included)."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays: dict[str, np.ndarray] = {
+            "prompts": np.array(self.scores.prompts),
+            "seeds": np.array(self.scores.seeds),
+            "diversity": self.diversity,
+            "seconds": np.array(self.seconds),
+        }
+        if self.origin is not None:
+            arrays["origin"] = np.array(json.dumps(asdict(self.origin)))
+        arrays |= {f"score/{name}": value for name, value in self.scores.values.items()}
+        arrays |= {f"replicates/{name}": value for name, value in self.replicates.items()}
+        arrays |= {
+            f"metric/{name}": np.array([m.value, m.low, m.high, m.n]) for name, m in self.metrics.items()
+        }
+        temporary = path.with_name(f".{path.name}.tmp")
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        temporary.replace(path)
+        return path
+
+    @staticmethod
+    def load(path: str | Path) -> ModelResult:
+        """Read what ``save`` wrote.
+
+        Raises:
+            UserError: The file is damaged, or something else.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                data = {name: file[name] for name in file.files}
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{path} is not a file of scores ({error}); delete it and evaluate the model again"
+            ) from None
+        part = lambda prefix: {k.removeprefix(prefix): v for k, v in data.items() if k.startswith(prefix)}  # noqa: E731
+        metrics = {
+            k: Interval(float(v[0]), float(v[1]), float(v[2]), int(v[3])) for k, v in part("metric/").items()
+        }
+        prompts, seeds = tuple(str(p) for p in data["prompts"]), tuple(int(s) for s in data["seeds"])
+        table = ScoreTable(prompts, seeds, part("score/"))
+        empty = torch.zeros(0, 3, 1, 1)
+        origin = Origin(**json.loads(str(data["origin"]))) if "origin" in data else None
+        return ModelResult(
+            metrics, table, data["diversity"], part("replicates/"), empty, float(data["seconds"]), origin
+        )
