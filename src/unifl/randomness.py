@@ -16,7 +16,7 @@ from functools import lru_cache
 from hashlib import blake2b
 
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from unifl.errors import UserError
@@ -40,10 +40,6 @@ class Key:
     def __len__(self) -> int:
         """Number of samples b."""
         return len(self.indices)
-
-    def split(self, start: int, stop: int) -> Key:
-        """The key of samples `start` to `stop` (exclusive, counted within this micro-batch)."""
-        return Key(self.seed, self.step, self.indices[start:stop])
 
     def normal(
         self,
@@ -81,11 +77,6 @@ class Key:
         _check_range(purpose, low, high)
         draws = [_hash("integers", self.seed, self.step, index, purpose) for index in self.indices]
         return torch.tensor([low + draw % (high - low) for draw in draws], dtype=torch.int64)
-
-    def uniform(self, purpose: str) -> Float32[Tensor, " b"]:
-        """One number per sample, uniform over [0, 1), a multiple of 2**-24."""
-        draws = [_hash("uniform", self.seed, self.step, index, purpose) for index in self.indices]
-        return torch.tensor([_fraction(draw) for draw in draws], dtype=torch.float32)
 
     def shared_integer(self, purpose: str, low: int, high: int) -> int:
         """One integer for all samples of the step, uniform over low, ..., high - 1.

@@ -22,6 +22,17 @@ def test_a_byte_order_mark_is_dropped(tmp_path):
     assert load_prompts(tmp_path / "a.txt") == ["a cat"]
 
 
+def test_only_line_ends_separate_prompts(tmp_path):
+    # all but the last belong to prompts that are copied from web pages; `str.splitlines` would cut at each
+    prompts = [f"a cat{character}on a mat" for character in ("\u2028", "\u2029", "\x85", "\x0b", "\x0c")]
+    (tmp_path / "a.txt").write_bytes("\r\n".join(prompts).encode())
+    rows = [json.dumps({"prompt": prompt}, ensure_ascii=False) for prompt in prompts]
+    (tmp_path / "a.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    (tmp_path / "a.tsv").write_text("\n".join(["Prompt", *prompts, ""]), encoding="utf-8")
+    for name in ("a.txt", "a.jsonl", "a.tsv"):
+        assert load_prompts(tmp_path / name) == prompts
+
+
 def test_quotes_in_a_table_are_text(tmp_path):
     (tmp_path / "a.tsv").write_text('Prompt\n"hello" she said\n', encoding="utf-8")
     assert load_prompts(tmp_path / "a.tsv") == ['"hello" she said']

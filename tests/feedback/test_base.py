@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from unifl.errors import UserError
-from unifl.feedback import Feedback, as_feedback, require_gradient
+from unifl.feedback import Feedback, FunctionFeedback, as_feedback, require_gradient
 
 EXAMPLE = torch.full((2, 3, 8, 8), 0.5)
 
@@ -66,6 +66,15 @@ def test_a_declared_lack_of_gradient_is_refused_without_trying():
 
     with pytest.raises(UserError, match="which has none"):
         require_gradient(as_feedback(explode, differentiable=False), method="ReFL", example=EXAMPLE)
+
+
+def test_a_feedback_on_latents_is_not_shown_pictures():
+    latent = FunctionFeedback(function=brightness, name="proxy", space="latent")
+    with pytest.raises(UserError, match="ReFL works in pixel space, but the feedback 'proxy' reads latent"):
+        require_gradient(latent, method="ReFL", example=EXAMPLE)
+    require_gradient(latent, method="latent ReFL", example=EXAMPLE, space="latent")
+    with pytest.raises(UserError, match="use a feedback with space='latent'"):
+        require_gradient(as_feedback(brightness), method="latent ReFL", space="latent")
 
 
 def test_one_score_per_picture():

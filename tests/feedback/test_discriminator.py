@@ -68,6 +68,19 @@ def test_stays_in_eval_mode():
     assert torch.equal(discriminator(_images(), ["", ""]), discriminator(_images(), ["", ""]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_reward_in_half_precision_trains_in_float32(dtype):
+    reward = NetworkFeedback(Network().to(dtype), name="detail")
+    discriminator = Discriminator.from_feedback(reward)
+    assert {parameter.dtype for parameter in discriminator.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in reward.network.parameters()} == {dtype}
+    optimizer = torch.optim.SGD(discriminator.parameters(), lr=1e-6)
+    before = discriminator.network.head.bias.detach().clone()
+    discriminator(_images(), ["a", "b"]).sum().backward()
+    optimizer.step()
+    assert not torch.equal(discriminator.network.head.bias, before)  # lost in half precision
+
+
 def test_only_networks_on_pixels():
     function = as_feedback(lambda images, prompts: images.mean((1, 2, 3)), name="mean")
     with pytest.raises(UserError, match="'mean' has no network to train"):

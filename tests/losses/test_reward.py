@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from unifl.losses.reward import hinge, linear, refl_margin
+from unifl.losses.reward import hinge, refl_margin
 
 
 def test_hinge_gives_no_gradient_at_or_above_the_level():
@@ -15,12 +15,6 @@ def test_hinge_gives_no_gradient_at_or_above_the_level():
 def test_hinge_takes_a_measured_level():
     level = torch.tensor([0.2, 0.6]).mean()
     torch.testing.assert_close(hinge(torch.tensor([0.1]), level), torch.tensor([0.3]))
-
-
-def test_linear_never_saturates_and_equals_a_far_hinge_up_to_a_constant():
-    reward = torch.tensor([-3.0, 9.0])
-    assert linear(reward).tolist() == [3, -9]
-    torch.testing.assert_close(hinge(reward, 100.0) - 100, linear(reward))
 
 
 def test_refl_margin_is_the_hinge_at_two():

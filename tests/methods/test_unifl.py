@@ -256,7 +256,7 @@ def test_a_rollout_that_would_be_drawn_alike_is_shared(unifl, micro, run_step):
     assert set(output.previews) == {"adversarial"}
     score = output.previews["adversarial"].mean((1, 2, 3))
     assert torch.allclose(output.losses["aesthetic/lighting"], (0.9 - score).relu().mean(), atol=1e-6)
-    for change in ({"num_steps": 4}, {"spacing": "trailing"}, {"grad_guidance": 2.0}, {"source": "prompts"}):
+    for change in ({"num_steps": 4}, {"spacing": "leading"}, {"grad_guidance": 2.0}, {"source": "prompts"}):
         other = aesthetic(**{"stop": None, "source": "images"} | change)
         assert not UniFLConfig(adversarial=adversarial(), aesthetic=other).shares_rollout
 

@@ -7,7 +7,7 @@ import pytest
 from unifl import config as configs
 from unifl.data import Sample
 from unifl.errors import UserError
-from unifl.feedback import as_feedback
+from unifl.feedback import FunctionFeedback, as_feedback
 from unifl.methods.unifl import UniFL
 from unifl.methods.unifl_config import AdversarialConfig, AestheticConfig, PerceptualConfig, UniFLConfig
 
@@ -100,6 +100,9 @@ def test_feedback_without_gradient_is_refused(make, rewards, sources):
     config = UniFLConfig(aesthetic=AestheticConfig(levels={"color": 0.5}))
     with pytest.raises(UserError, match="aesthetic feedback needs a gradient through the feedback 'color'"):
         _build(make, config, rewards={"color": blind}, sources=sources)
+    latent = FunctionFeedback(function=rewards["color"], name="color", space="latent")
+    with pytest.raises(UserError, match="aesthetic feedback works in pixel space.*reads latent"):
+        _build(make, config, rewards={"color": latent}, sources=sources)
     with pytest.raises(UserError, match="has no network to train"):
         _build(
             make,

@@ -58,6 +58,17 @@ def test_a_local_source_is_not_published_but_its_card_is_read(tmp_path):
     assert top["base_model"] == "someone/model" and top["license"] == "mit"
 
 
+def test_the_card_says_where_diffusers_takes_other_steps(tmp_path):
+    generator = make_generator(tiny_pipeline("sd15"))
+
+    def text(folder, steps, spacing):
+        how = Sampling(steps=steps, guidance=1.0, spacing=spacing)
+        return model_card(tmp_path / folder, generator, kind="pipeline", sampling=how).read_text()
+
+    assert "6 does not divide 1000" in text("a", 6, "trailing")
+    assert "does not divide" not in text("b", 5, "trailing") + text("c", 6, "leading")
+
+
 @pytest.mark.parametrize("kind", ["pipeline", "lora"])
 def test_the_example_runs_and_draws_the_trained_model(kind, tmp_path):
     base = tiny_folder("sd15", tmp_path / "base")

@@ -31,7 +31,7 @@ def gradients(generator, second_role):
     x_t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     cond = generator.encode_prompts(PROMPTS, grad=True)
     own = generator.denoise("student", x_t, T, cond)
-    other = generator.encode_prompts(PROMPTS, role=second_role).detach()
+    other = generator.encode_prompts(PROMPTS, role=second_role)
     seen = generator.denoise(second_role, own.x0, T / 2, other)
     seen.raw.square().mean().backward()
     return {name: parameter.grad for name, parameter in generator.roles.parameters("student").items()}

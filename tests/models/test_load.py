@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from unifl.errors import UserError
-from unifl.models import FullTraining, LoraTraining, load_generator, make_generator
+from unifl.models import FullTraining, LoraTraining, load_generator, make_generator, save_lora
 from unifl.testing import FAMILIES, tiny_folder, tiny_pipeline
 
 
@@ -72,15 +72,66 @@ def test_loras_that_are_not_there_or_do_not_fit(tmp_path):
         make_generator(pipeline, train=LoraTraining(), lora=tmp_path / "odd.safetensors")
 
 
+def test_a_pipeline_with_adapters_is_refused(tmp_path):
+    first = make_generator(tiny_pipeline("sd15"), train=LoraTraining(rank=2))
+    with torch.no_grad():
+        for parameter in first.trainable_parameters().values():
+            parameter.fill_(0.2)
+    lora = save_lora(first, tmp_path)
+    pipeline = tiny_pipeline("sd15")
+    pipeline.load_lora_weights(str(lora), adapter_name="mine")
+    for train in (None, LoraTraining(rank=2), FullTraining()):
+        with pytest.raises(UserError, match="carries LoRA adapters already.*`lora=`.*fuse_lora"):
+            make_generator(pipeline, train=train)
+    # what the message says to do keeps the LoRA
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
+    fused = make_generator(pipeline, train=LoraTraining(rank=2))
+    torch.testing.assert_close(_raw(fused), _raw(first), rtol=0, atol=1e-5)
+    assert (_raw(fused) - _raw(make_generator(tiny_pipeline("sd15")))).abs().max() > 0.01
+
+
+@torch.no_grad()
+def _raw(generator):
+    cond = generator.encode_prompts(["a cat"])
+    return generator.denoise("student", torch.ones(1, 4, 8, 8), torch.tensor([0.5]), cond).raw
+
+
 def test_full_training_needs_float32(tmp_path):
     with pytest.raises(UserError, match=r"load them in float32 and set mixed_precision"):
         load_generator(tiny_folder("sd15", tmp_path), train=FullTraining(), dtype=torch.bfloat16)
+    for dtype in (torch.bfloat16, torch.float16):
+        with pytest.raises(UserError, match=r"load them in float32 and set mixed_precision"):
+            make_generator(tiny_pipeline("sd15").to(dtype), train=FullTraining())
 
 
-def test_dtype_and_float32_autoencoder(tmp_path):
-    generator = load_generator(tiny_folder("sdxl", tmp_path), dtype=torch.float16)
-    assert generator.pipeline.unet.dtype == torch.float16
-    assert generator.pipeline.vae.dtype == torch.float32  # its config asks for it
+def test_lora_on_float16_needs_bf16_evaluations():
+    for mixed_precision in ("no", "fp16"):
+        with pytest.raises(UserError, match="weights in bfloat16, or set mixed_precision to bf16"):
+            make_generator(
+                tiny_pipeline("sd15").to(torch.float16),
+                train=LoraTraining(rank=2),
+                mixed_precision=mixed_precision,
+            )
+    half = tiny_pipeline("sd15").to(torch.float16)
+    make_generator(half, train=LoraTraining(rank=2), mixed_precision="bf16")
+    make_generator(tiny_pipeline("sd15").to(torch.float16))  # drawing alone loses nothing
+
+
+def test_a_pipeline_stays_where_it_is():
+    assert make_generator(tiny_pipeline("sd15").to("meta")).device.type == "meta"
+    assert make_generator(tiny_pipeline("sd15"), device="meta").device.type == "meta"
+
+
+def test_the_autoencoder_that_overflows_in_float16_is_float32(tmp_path):
+    loaded = load_generator(tiny_folder("sdxl", tmp_path), dtype=torch.float16)
+    made = make_generator(tiny_pipeline("sdxl").to(torch.float16))
+    for generator in (loaded, made):
+        assert generator.pipeline.unet.dtype == torch.float16
+        assert generator.pipeline.vae.dtype == torch.float32  # its config asks for it
+    fixed = tiny_pipeline("sdxl").to(torch.float16)
+    fixed.vae.register_to_config(force_upcast=False)
+    assert make_generator(fixed).pipeline.vae.dtype == torch.float16
 
 
 # --- single files ----------------------------------------------------------------------------------------

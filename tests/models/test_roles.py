@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unifl.errors import UserError
-from unifl.models import FullTraining, LoraTraining, make_generator
+from unifl.models import FullTraining, LoraTraining, make_generator, merged_pipeline
 from unifl.testing import tiny_pipeline
 
 LORA = LoraTraining(rank=4, text_encoder=True)
@@ -110,12 +110,12 @@ def test_reference_is_the_plain_network_bit_for_bit():
 def test_ema_follows_the_student():
     for train in (LORA, FULL):
         generator = make(train, roles=("ema",))
-        start = {name: tensor.clone() for name, tensor in generator.roles.ema_state().items()}
+        start = {name: tensor.clone() for name, tensor in generator.roles.state("ema").items()}
         disturb(generator)
         generator.roles.ema_update(0.75)
         student = generator.trainable_state()
         assert start.keys() == student.keys()
-        for name, tensor in generator.roles.ema_state().items():
+        for name, tensor in generator.roles.state("ema").items():
             torch.testing.assert_close(tensor, 0.75 * start[name] + 0.25 * student[name])
 
 
@@ -130,7 +130,7 @@ def test_states_come_back(train):
     disturb(generator)
     generator.roles.ema_update(0.5)
     other.load_trainable_state({n: t.clone() for n, t in generator.trainable_state().items()})
-    other.load_role_state("ema", {n: t.clone() for n, t in generator.role_state("ema").items()})
+    other.roles.load_state("ema", {n: t.clone() for n, t in generator.roles.state("ema").items()})
     assert torch.equal(raw(other, "student"), raw(generator, "student"))
     assert torch.equal(raw(other, "ema"), raw(generator, "ema"))
     with pytest.raises(UserError, match="do not fit this model"):
@@ -182,6 +182,24 @@ def test_reference_cannot_be_made_after_training_began():
     with pytest.raises(UserError, match="before the first step"):
         generator.roles.add("reference")
     generator.roles.add("ema")  # follows the student, so it may come at any time
+
+
+@pytest.mark.parametrize("train", [None, LORA, FULL], ids=["none", "lora", "full"])
+def test_no_weights_of_a_role_that_was_not_made(train):
+    # a copy would be the student's, an adapter would be left out: another model under the role's name
+    generator = make(train, roles=())
+    with pytest.raises(UserError, match="no role 'ema' here.*there are student"):
+        merged_pipeline(generator, role="ema")
+    with pytest.raises(UserError, match="no role 'ema'"):
+        generator.roles.state("ema")
+    with pytest.raises(UserError, match="no role 'ema'"):
+        generator.roles.load_state("ema", {})
+
+
+def test_roles_are_made_when_asked_for():
+    for train in (LORA, FULL):
+        generator = make_generator(tiny_pipeline("sd15"), train=train)
+        assert generator.roles.names == ("student",) and generator.roles.num_copies == 0
 
 
 def test_unknown_roles_name_the_nearest():

@@ -119,7 +119,7 @@ def test_ema_can_be_saved(tmp_path):
             {n: torch.zeros_like(t) for n, t in generator.trainable_state().items()}
         )
         folder = save_pipeline(generator, tmp_path / train.kind, role="ema")
-        generator.load_trainable_state({n: t.clone() for n, t in generator.role_state("ema").items()})
+        generator.load_trainable_state({n: t.clone() for n, t in generator.roles.state("ema").items()})
         assert difference(draw(load_pipeline(folder)), draw(generator.pipeline)) <= 1e-5
 
 
@@ -201,10 +201,32 @@ def test_saving_lora_needs_adapters(tmp_path):
         save_lora(make_generator(tiny_pipeline("sd15"), train=FullTraining(), roles=()), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("save", "train"), [(save_pipeline, LORA), (save_pipeline, FullTraining()), (save_lora, LORA)]
+)
+def test_a_role_that_was_not_made_is_not_saved_as_another(save, train, tmp_path):
+    generator = make_generator(tiny_pipeline("sd15"), train=train)
+    with pytest.raises(UserError, match="no role 'ema' here"):
+        save(generator, tmp_path / "out", role="ema")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_reference_without_a_lora_has_none_to_save(tmp_path):
+    generator = make_generator(tiny_pipeline("sd15"), train=LORA, roles=("reference",))
+    with pytest.raises(UserError, match="'reference' is the model without any LoRA; save the student"):
+        save_lora(generator, tmp_path / "out", role="reference")
+    assert not (tmp_path / "out").exists()
+
+
 def test_dora_cannot_be_stacked(tmp_path):
-    pipeline = tiny_pipeline("sd15")
-    pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], use_dora=True), adapter_name="start")
-    generator = make_generator(pipeline, train=LoraTraining(rank=2))
+    first = tiny_pipeline("sd15")
+    first.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], use_dora=True))
+    first.save_lora_weights(
+        str(tmp_path / "dora"),
+        unet_lora_layers=get_peft_model_state_dict(first.unet, adapter_name="default"),
+        unet_lora_adapter_metadata=first.unet.peft_config["default"].to_dict(),
+    )
+    generator = make_generator(tiny_pipeline("sd15"), train=LoraTraining(rank=2), lora=tmp_path / "dora")
     with pytest.raises(UserError, match="DoRA.*save the full pipeline"):
         save_lora(generator, tmp_path)
     save_pipeline(generator, tmp_path / "full")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from unifl.assembly.recipe import SamplingConfig
 from unifl.errors import UserError
 from unifl.models.load import make_generator
 from unifl.models.lora import LoraTraining
@@ -49,7 +50,7 @@ def test_one_evaluation_has_a_graph(generator, stop):
     with Calls(generator.pipeline.unet) as calls:
         rollout = prompt_rollout(generator, cond, KEY, num_steps=6, stop=stop)
     assert calls == [(2, False)] * (5 - stop) + [(2, True)]
-    grid = time_grid(6, "leading", 1000, generator.steps_offset)
+    grid = time_grid(6, "trailing", 1000)
     assert rollout.times == tuple(grid[: 6 - stop].tolist())
     assert torch.allclose(rollout.prediction.t, grid[5 - stop].expand(2))
     assert not rollout.prediction.x_t.requires_grad
@@ -61,7 +62,7 @@ def test_image_rollout_starts_half_way(generator):
     with Calls(generator.pipeline.unet) as calls:
         rollout = image_rollout(generator, latents, cond, KEY, num_steps=20, start=10, stop=5)
     assert calls == [(2, False)] * 4 + [(2, True)]
-    grid = time_grid(20, "leading", 1000, generator.steps_offset)
+    grid = time_grid(20, "trailing", 1000)
     assert rollout.times == tuple(grid[10:15].tolist())
 
 
@@ -70,7 +71,7 @@ def test_first_state_of_an_image_rollout_is_the_diffused_picture(generator):
     latents = torch.randn(2, *generator.latent_shape, generator=torch.Generator().manual_seed(0))
     state = image_rollout(generator, latents, cond, KEY, start=10, stop=9, purpose="p").prediction
     noise = KEY.normal("p/noise", generator.latent_shape)
-    t = time_grid(20, "leading", 1000, generator.steps_offset)[10].expand(2)
+    t = time_grid(20, "trailing", 1000)[10].expand(2)
     assert torch.allclose(state.x_t, generator.process.add_noise(latents, noise, t))
     assert 0.2 < float(generator.process.alpha(t)[0]) < 0.8
 
@@ -105,10 +106,32 @@ def test_guidance_evaluates_both_halves_where_it_is_asked_for(small):
 def test_rollouts_do_not_depend_on_the_batch(small):
     cond = small.encode_prompts(PROMPTS)
     both = prompt_rollout(small, cond, KEY, num_steps=4, stop=1).prediction.x0
-    second = prompt_rollout(small, cond.index([1]), KEY.split(1, 2), num_steps=4, stop=1).prediction.x0
+    second = prompt_rollout(
+        small, small.encode_prompts(PROMPTS[1:]), Key(0, 0, (1,)), num_steps=4, stop=1
+    ).prediction.x0
     assert torch.allclose(both[1:], second, atol=1e-5)
     other = prompt_rollout(small, cond, KEY, num_steps=4, stop=1, purpose="other").prediction.x0
     assert not torch.allclose(both, other, atol=1e-2)
+
+
+def test_training_visits_the_timesteps_of_sampling_unless_told_otherwise(small):
+    cond = small.encode_prompts(PROMPTS)
+    latents = torch.zeros(2, *small.latent_shape)
+    visited = []
+    hook = small.pipeline.unet.register_forward_pre_hook(
+        lambda _, inputs: visited.append(float(inputs[1][0]))
+    )
+    sample(small, PROMPTS, num_steps=4)
+    sampled, visited[:] = list(visited), []
+    hook.remove()
+    assert sampled == [999, 749, 499, 249]
+    trained = [*prompt_rollout(small, cond, KEY, num_steps=4, stop=0).times]
+    assert trained == [*image_rollout(small, latents, cond, KEY, num_steps=4, start=4, stop=0).times]
+    assert [round(1000 * t - 1) for t in trained] == sampled
+    for spacing in ("leading", "trailing"):
+        rollout = prompt_rollout(small, cond, KEY, num_steps=6, stop=3, spacing=spacing)
+        assert rollout.times == tuple(time_grid(6, spacing, 1000, small.steps_offset)[:3].tolist())
+    assert RolloutConfig().spacing == SamplingConfig().spacing == "trailing"
 
 
 def test_config_counts_and_draws():

@@ -53,8 +53,9 @@ def assemble(recipe: Recipe, *, device: str | torch.device | None = None) -> Ass
     discriminator = None
     if recipe.discriminator is not None:
         discriminator = resolve.feedback(recipe.discriminator, name="discriminator", device=place)
-    recipe = resolve.with_levels(recipe, rewards, device=place)
     generator = _generator(recipe, place)
+    # rewards see the pictures of pairs at the size at which they will see the model's
+    recipe = resolve.with_levels(recipe, rewards, device=place, resolution=_side(generator))
     sources = {name: _fitted(source, generator) for name, source in sources.items()}
     method = _method(recipe, generator, rewards, critics, sources, discriminator)
     if recipe.model.gradient_checkpointing:
@@ -94,12 +95,18 @@ def _generator(recipe: Recipe, device: torch.device) -> Generator:
 
 def _fitted(source: Source, generator: Generator) -> Source:
     """Folders of pictures give pictures of the model's size; nothing is scaled for one that is not square."""
-    height, width = generator.image_size
     if isinstance(source, AnnotatedImages):
-        if height == width:
-            return AnnotatedImages(source.folder, resolution=height)
+        side = _side(generator)
+        if side is not None:
+            return AnnotatedImages(source.folder, resolution=side)
         source.require_one_size()
     return source
+
+
+def _side(generator: Generator) -> int | None:
+    """Pixels along each side of what the model draws; None where that is no square."""
+    height, width = generator.image_size
+    return height if height == width else None
 
 
 def _method(

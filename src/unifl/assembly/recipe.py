@@ -71,7 +71,7 @@ class SamplingConfig:
     guidance: float = 1.0
     """w of u + w (c - u); 1 is none."""
     spacing: Spacing = "trailing"
-    """Timesteps of the schedule."""
+    """Timesteps of the schedule; the default is that of the method's terms."""
     negative_prompt: str | None = None
     """null takes what the pipeline takes when it is given none."""
 

@@ -36,6 +36,7 @@ from unifl.feedback import (
     calibrate_level,
     preferred_batches,
 )
+from unifl.feedback.combine import Affine, WeightedSum
 from unifl.feedback.networks import RewardNetwork, load_head, load_trunk
 from unifl.methods.base import Source
 from unifl.methods.unifl_config import UniFLConfig
@@ -116,9 +117,20 @@ def judge(name: str, *, gold: Callable[[], Judge] | None = None) -> Judge:
 
 
 def with_levels(
-    recipe: Recipe, rewards: Mapping[str, Feedback], *, device: torch.device | str = "cpu"
+    recipe: Recipe,
+    rewards: Mapping[str, Feedback],
+    *,
+    device: torch.device | str = "cpu",
+    resolution: int | None = None,
 ) -> Recipe:
     """The recipe with the hinge levels of aesthetic feedback as numbers.
+
+    Args:
+        recipe: May leave levels open.
+        rewards: Score the preferred pictures, where levels come from a folder of pairs.
+        device: Where they do so.
+        resolution: Pixels that those pictures are brought to: the size that the model draws, since a reward scores
+            another size otherwise. None takes them as they are.
 
     Raises:
         UserError: Nothing to take a level from.
@@ -131,7 +143,7 @@ def with_levels(
     if not unsettled:
         return recipe
     chosen = {axis: rewards[axis] for axis in unsettled if axis in rewards}
-    found = _levels(recipe.levels, chosen, device)
+    found = _levels(recipe.levels, chosen, device, resolution)
     for axis in unsettled:
         if axis not in found:
             raise UserError(
@@ -141,12 +153,14 @@ def with_levels(
     return replace(recipe, method=replace(method, aesthetic=settled))
 
 
-def _levels(name: str, rewards: Mapping[str, Feedback], device: torch.device | str) -> dict[str, float]:
+def _levels(
+    name: str, rewards: Mapping[str, Feedback], device: torch.device | str, resolution: int | None
+) -> dict[str, float]:
     if name.startswith(WORLD):
         return world_names.levels(name)
     path = Path(name).expanduser()
     if path.is_dir():
-        pairs = PreferencePairs.from_folder(path)
+        pairs = PreferencePairs.from_folder(path, resolution=resolution)
         found = {}
         for axis, reward in rewards.items():
             chosen = pairs.of_axis(axis) if pairs.axes else pairs
@@ -249,6 +263,12 @@ def _reward_of_folder(path: Path) -> Feedback:
 
 
 def _move(part: Any, device: torch.device | str) -> None:
+    """Moves the network of a feedback or a critic; those of a combination, too."""
+    if isinstance(part, WeightedSum):
+        for inner, _ in part.parts:
+            _move(inner, device)
+    elif isinstance(part, Affine):
+        _move(part.feedback, device)
     network = part if isinstance(part, nn.Module) else getattr(part, "network", None)
     if isinstance(network, nn.Module):
         network.to(device)

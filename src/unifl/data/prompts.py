@@ -54,7 +54,7 @@ def json_rows(text: str, path: Path) -> list[dict]:
         UserError: A line that is not a JSON object, named by its number.
     """
     rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -70,7 +70,8 @@ def json_rows(text: str, path: Path) -> list[dict]:
 
 
 def _from_lines(text: str, path: Path) -> list[str]:
-    return text.splitlines()
+    # `splitlines` would also cut at characters that belong to a prompt, such as U+2028; "\r\n" is "\n" already
+    return text.split("\n")
 
 
 def _from_jsonl(text: str, path: Path) -> list[str]:
@@ -83,7 +84,7 @@ def _from_jsonl(text: str, path: Path) -> list[str]:
 
 
 def _from_tsv(text: str, path: Path) -> list[str]:
-    rows = csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+    rows = csv.DictReader(text.split("\n"), delimiter="\t", quoting=csv.QUOTE_NONE)
     if "Prompt" not in (rows.fieldnames or []):
         raise UserError(f"{path} has no column `Prompt`; its columns are {rows.fieldnames or []}")
     return [row["Prompt"] or "" for row in rows]

@@ -158,19 +158,29 @@ GRADIENT_FREE = "preference optimisation and reinforcement learning (the likelih
 
 
 def require_gradient(
-    feedback: Feedback, *, method: str, example: Float[Tensor, "b c h w"] | None = None
+    feedback: Feedback,
+    *,
+    method: str,
+    example: Float[Tensor, "b c h w"] | None = None,
+    space: Space = "pixel",
 ) -> None:
-    """Refuse a feedback through which no gradient reaches the pixels.
+    """Refuse a feedback through which no gradient reaches what the method shows it.
 
     Args:
         feedback: What is to be used.
         method: Name of the method that needs the gradient, for the message.
         example: Input of the size and on the device of training. When given, the feedback is tried out on
             it, so that a function which merely claims to be differentiable is found out.
+        space: What the method shows it.
 
     Raises:
-        UserError: No gradient, or scores that are not one per picture.
+        UserError: A feedback on another space, no gradient, or scores that are not one per picture.
     """
+    if feedback.space != space:
+        raise UserError(
+            f"{method} works in {space} space, but the feedback {feedback.name!r} reads {feedback.space} space; "
+            f"use a feedback with space={space!r}"
+        )
     refused = (
         f"{method} needs a gradient through the feedback {feedback.name!r}, which has none; "
         f"use a differentiable one here, or use this one with {GRADIENT_FREE}"

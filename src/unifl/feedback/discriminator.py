@@ -21,7 +21,8 @@ from unifl.feedback.networks import SharedTrunk
 class Discriminator(nn.Module):
     """A trainable copy of a reward network, read as the logit of "this is a real picture".
 
-    The network stays in eval mode: dropout would make the two halves of the game disagree on what they judge.
+    The network stays in eval mode: dropout would make the two halves of the game disagree on what they judge. A
+    reward in half precision becomes float32, since updates are too small for half.
 
     Args:
         network: Called with (images, prompts), or the images alone, returns (b,) logits. It is copied.
@@ -39,7 +40,7 @@ class Discriminator(nn.Module):
     def __init__(self, network: nn.Module, *, needs: frozenset[str] = frozenset({"prompt"})) -> None:
         super().__init__()
         self.needs = needs
-        self.network = copy.deepcopy(network).eval().requires_grad_(True)
+        self.network = copy.deepcopy(network).float().eval().requires_grad_(True)
 
     @classmethod
     def from_feedback(cls, feedback: Feedback | nn.Module) -> Discriminator:

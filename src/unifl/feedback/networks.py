@@ -6,9 +6,9 @@ looks at the same picture.  All take pictures in [0, 1], `(b, 3, h, w)`.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import re
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,7 +41,8 @@ class SharedTrunk(nn.Module):
     """A convolutional pyramid at 1/2, 1/4 and 1/8 of the resolution that remembers its last picture.
 
     While its weights are frozen, heads that ask for the same tensor get the same features (and the same
-    graph), so several rewards or critics of a family cost one evaluation.
+    graph), so several rewards or critics of a family cost one evaluation. The picture is forgotten when it is
+    changed in place, and when a backward pass has used up the graph.
     """
 
     def __init__(self, widths: tuple[int, int, int] = (24, 48, 80)) -> None:
@@ -53,30 +54,48 @@ class SharedTrunk(nn.Module):
             previous = width
         self.stages = nn.ModuleList(stages)
         self.widths = widths
-        self._memory: tuple[Tensor, bool, list[Tensor]] | None = None
+        self._memory: tuple[Tensor, tuple[int, bool, bool], list[Tensor]] | None = None
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """Feature maps at 1/2, 1/4 and 1/8 of the resolution."""
-        if (
-            self._memory is not None
-            and self._memory[0] is images
-            and self._memory[1] == torch.is_grad_enabled()
-        ):
+        state = _state(images)
+        if self._memory is not None and self._memory[0] is images and self._memory[1] == state:
             return self._memory[2]
         features, x = [], images * 2 - 1
         for stage in self.stages:
             x = stage(x)
             features.append(x)
         frozen = not any(p.requires_grad for p in self.parameters())
-        self._memory = (images, torch.is_grad_enabled(), features) if frozen else None
+        self._memory = None
+        if frozen and state is not None:
+            self._memory = (images, state, features)
+            self._forget_after_backward(features)
         return features
 
     def forget(self) -> None:
         """Drop the remembered picture and its graph."""
         self._memory = None
 
+    def _forget_after_backward(self, features: list[Tensor]) -> None:
+        trunk = weakref.ref(self)  # the graph must not keep the trunk, which keeps the graph
+
+        def passed(_gradient: Tensor) -> None:
+            if (still_there := trunk()) is not None:
+                still_there.forget()
+
+        for feature in features:
+            if feature.requires_grad:
+                feature.register_hook(passed)
+
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_memory": None}  # graphs cannot be copied
+
+
+def _state(images: Tensor) -> tuple[int, bool, bool] | None:
+    """What features depend on besides the tensor's identity; None where torch does not count changes in place."""
+    if images.is_inference():
+        return None
+    return images._version, torch.is_grad_enabled(), images.requires_grad
 
 
 def word_buckets(prompts: Sequence[str]) -> Tensor:
@@ -227,8 +246,3 @@ def _weights(path: Path) -> dict[str, Tensor]:
     if not path.exists():
         raise UserError(f"there are no weights at {path}; build them or name another folder")
     return {k: v.float() for k, v in load_file(path).items()}
-
-
-def trainable_copy(network: nn.Module) -> nn.Module:
-    """An independent copy with its own trunk, for networks that go on training (a discriminator)."""
-    return copy.deepcopy(network).requires_grad_(True)

@@ -12,7 +12,6 @@ from unifl.losses.dense import focal_loss as focal_loss
 from unifl.losses.dense import solo_loss as solo_loss
 from unifl.losses.preference import bradley_terry as bradley_terry
 from unifl.losses.reward import hinge as hinge
-from unifl.losses.reward import linear as linear
 from unifl.losses.reward import refl_margin as refl_margin
 from unifl.losses.style import gram as gram
 from unifl.losses.style import gram_distance as gram_distance

@@ -9,11 +9,6 @@ from torch import Tensor
 from unifl.losses.precision import at_least_float32
 
 
-def linear(reward: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """The negative reward; never saturates (ReFL as printed in UniFL, arXiv 2404.05595, eq. 3)."""
-    return -at_least_float32(reward)
-
-
 def hinge(reward: Float[Tensor, " b"], level: float | Float[Tensor, ""]) -> Float[Tensor, " b"]:
     """How far the reward stays below a level: ReLU(level - reward).
 

@@ -12,6 +12,7 @@ from unifl.errors import UserError
 from unifl.losses.anchor import distance_to_start
 from unifl.losses.denoising import denoising_mse
 from unifl.methods.pictures import Picture, Rows
+from unifl.models.conditioning import Conditioning
 from unifl.models.generator import Generator
 from unifl.randomness import Key
 
@@ -50,19 +51,30 @@ def distance_anchor(generator: Generator, pictures: list[Picture]) -> Float[Tens
     """Mean squared distance of the student's raw output to the reference's, at the graded evaluations.
 
     The student's evaluation is the one that the rollout made anyway; the reference sees the same state, prompt
-    and guidance.
+    and guidance, and reads the prompt with its own text encoder.
     """
     distances = []
     for picture in pictures:
         student = picture.rollout.prediction
         with torch.no_grad():
+            cond, negative = _told_to_reference(generator, picture)
             reference = generator.denoise(
                 "reference",
                 student.x_t,
                 student.t,
-                picture.cond,
+                cond,
                 guidance=picture.rollout.guidance,
-                negative=picture.negative,
+                negative=negative,
             )
         distances.append(distance_to_start(student.raw, reference.raw).mean())
     return torch.stack(distances).mean()
+
+
+def _told_to_reference(generator: Generator, picture: Picture) -> tuple[Conditioning, Conditioning | None]:
+    """The prompts of a picture, and those of its unconditional half, as they were read before training."""
+    if not generator.trains_text:
+        return picture.cond, picture.negative
+    cond = generator.encode_prompts(picture.prompts, role="reference")
+    if picture.negative is None:
+        return cond, None
+    return cond, generator.encode_negative(picture.negative_prompt, len(cond), role="reference")

@@ -11,8 +11,8 @@ from unifl.sampling import RolloutConfig, halves
 class Evaluations:
     """Adds up evaluations of reward-gradient methods.
 
-    Encoded prompts are cached while no text encoder trains, so they do not count then. Rows of a source are
-    encoded once per step, however many terms use them.
+    Encoded prompts are cached while no text encoder trains, so they do not count then; those of the reference never do.
+    Rows of a source are encoded once per step, however many terms use them.
 
     Args:
         batch_size: Rows b of a training step.

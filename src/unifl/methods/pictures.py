@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unifl.data import Batch, Sample, collate
 from unifl.errors import UserError, nearest
+from unifl.methods.base import Source
 from unifl.models.conditioning import Conditioning
 from unifl.models.generator import Generator
 from unifl.randomness import Key
@@ -65,14 +66,18 @@ class Picture:
         images: x0 of the graded evaluation, decoded, in [0, 1], with graph.
         rollout: How it came about.
         stop: Steps that were left after the graded evaluation.
-        cond: What it was told.
-        negative: What its unconditional half was told; None where it has none.
+        prompts: What it was told.
+        cond: The same as the student reads it.
+        negative_prompt: What its unconditional half was told; None is what the pipeline takes without one.
+        negative: The same as the student reads it; None where there is no such half.
     """
 
     images: Float[Tensor, "b 3 h w"]
     rollout: Rollout
     stop: int
+    prompts: list[str]
     cond: Conditioning
+    negative_prompt: str | None
     negative: Conditioning | None
 
 
@@ -113,7 +118,7 @@ def picture_from_noise(
         negative=negative,
         purpose=purpose,
     )
-    return _decoded(generator, rollout, stop, rows, negative, decode)
+    return _decoded(generator, rollout, stop, rows, config, negative, decode)
 
 
 def picture_from_image(
@@ -143,7 +148,7 @@ def picture_from_image(
         negative=negative,
         purpose=purpose,
     )
-    return _decoded(generator, rollout, stop, rows, negative, decode)
+    return _decoded(generator, rollout, stop, rows, config, negative, decode)
 
 
 def need(name: str, given: Sequence[str], *, what: str, wanted_by: str) -> None:
@@ -159,6 +164,39 @@ def need(name: str, given: Sequence[str], *, what: str, wanted_by: str) -> None:
     raise UserError(f"{wanted_by} names the {what} {name!r}, which is not there; {hint}")
 
 
+def need_source(name: str, sources: Mapping[str, Source], *, wanted_by: str) -> None:
+    """Refuse data that was not handed to a method, or has no rows.
+
+    Raises:
+        UserError: See above.
+    """
+    need(name, list(sources), what="source", wanted_by=wanted_by)
+    if len(sources[name]) == 0:
+        raise UserError(f"the source {name!r} is empty")
+
+
+def check_pictures(name: str, source: Source, size: tuple[int, int]) -> None:
+    """Refuse a source whose first row is no picture with a caption, or not of the model's size.
+
+    Args:
+        name: What the source is called.
+        source: At least one row.
+        size: (height, width) in pixels that the model draws.
+
+    Raises:
+        UserError: See above.
+    """
+    first = source[0]
+    if not isinstance(first, Sample):
+        raise UserError(f"the source {name!r} must hold pictures with captions, not {type(first).__name__}")
+    found = tuple(first.image.shape[-2:])
+    if found != tuple(size):
+        raise UserError(
+            f"pictures of {name!r} have {found[0]} x {found[1]} px but the model draws {size[0]} x {size[1]}; "
+            f"set the data set's resolution to {size[0]}"
+        )
+
+
 def _negative(generator: Generator, config: RolloutConfig, batch_size: int) -> Conditioning | None:
     if not config.needs_negative:
         return None
@@ -170,10 +208,11 @@ def _decoded(
     rollout: Rollout,
     stop: int,
     rows: Rows,
+    config: RolloutConfig,
     negative: Conditioning | None,
     decode: DecodeConfig,
 ) -> Picture:
     images = generator.decode(
         rollout.prediction.x0, grad=True, checkpoint=decode.checkpoint, slicing=decode.slicing
     )
-    return Picture(images, rollout, stop, rows.cond, negative)
+    return Picture(images, rollout, stop, rows.prompts, rows.cond, config.negative_prompt, negative)

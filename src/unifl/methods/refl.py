@@ -25,14 +25,21 @@ from unifl.losses.reward import refl_margin
 from unifl.methods.anchors import AnchorConfig, denoising_anchor, distance_anchor
 from unifl.methods.base import MicroBatch, Source, StepOutput
 from unifl.methods.counting import Evaluations
-from unifl.methods.pictures import DecodeConfig, Rows, need, picture_from_noise
+from unifl.methods.pictures import (
+    DecodeConfig,
+    Rows,
+    check_pictures,
+    need,
+    need_source,
+    picture_from_noise,
+)
 from unifl.models.generator import Generator
 from unifl.sampling import RolloutConfig
 
 
 @dataclass(kw_only=True)
 class ReFLConfig(RolloutConfig):
-    """ReFL with the settings of its published code."""
+    """ReFL with the settings of its published code, but for its leading timesteps (see `RolloutConfig.spacing`)."""
 
     kind: Literal["refl"] = "refl"
     num_steps: int = 40
@@ -69,7 +76,8 @@ class ReFL:
         sources: Data by name: `config.source`, and `config.anchors.source` for the denoising anchor.
 
     Raises:
-        UserError: A reward or source that is missing, or a reward without gradient.
+        UserError: A reward or source that is missing, a reward without gradient or on latents, or pictures of another
+            size than the model's.
     """
 
     def __init__(
@@ -91,7 +99,9 @@ class ReFL:
         )
         names = {config.source} | ({config.anchors.source} if config.anchors.denoising_weight > 0 else set())
         for name in names:
-            need(name, list(sources), what="source", wanted_by="refl")
+            need_source(name, sources, wanted_by="refl")
+        if config.anchors.denoising_weight > 0:
+            check_pictures(config.anchors.source, sources[config.anchors.source], generator.image_size)
         self.sources: Mapping[str, Source] = {name: sources[name] for name in sorted(names)}
         self.roles: tuple[str, ...] = ("reference",) if config.anchors.distance_weight > 0 else ()
         for role in self.roles:

@@ -8,12 +8,12 @@ from typing import Literal
 
 import torch
 
-from unifl.data import Sample, annotations_of, collate
+from unifl.data import annotations_of, collate
 from unifl.errors import UserError
 from unifl.feedback import Critic, Feedback, require_critic_gradient, require_gradient
 from unifl.methods.anchors import AnchorConfig
 from unifl.methods.base import Source
-from unifl.methods.pictures import DecodeConfig, need
+from unifl.methods.pictures import DecodeConfig, check_pictures, need, need_source
 from unifl.models.generator import Generator
 from unifl.sampling import RolloutConfig
 
@@ -201,11 +201,9 @@ def check_parts(
             )
         require_gradient(discriminator, method="adversarial feedback", example=example)
     for name in config.sources:
-        need(name, list(sources), what="source", wanted_by="the config")
-        if len(sources[name]) == 0:
-            raise UserError(f"the source {name!r} is empty")
+        need_source(name, sources, wanted_by="the config")
     for name in _picture_sources(config):
-        _check_pictures(name, sources[name], generator.image_size)
+        check_pictures(name, sources[name], generator.image_size)
     for source, names in config.critics_by_source.items():
         for name in names:
             _check_annotations(config, critics[name], source, sources[source])
@@ -219,18 +217,6 @@ def _picture_sources(config: UniFLConfig) -> list[str]:
     if config.anchors.denoising_weight > 0:
         names.add(config.anchors.source)
     return sorted(names)
-
-
-def _check_pictures(name: str, source: Source, size: tuple[int, int]) -> None:
-    first = source[0]
-    if not isinstance(first, Sample):
-        raise UserError(f"the source {name!r} must hold pictures with captions, not {type(first).__name__}")
-    found = tuple(first.image.shape[-2:])
-    if found != tuple(size):
-        raise UserError(
-            f"pictures of {name!r} have {found[0]} x {found[1]} px but the model draws {size[0]} x {size[1]}; "
-            f"set the data set's resolution to {size[0]}"
-        )
 
 
 def _check_annotations(config: UniFLConfig, critic: Critic, source: str, data: Source) -> None:

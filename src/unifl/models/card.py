@@ -150,7 +150,18 @@ pipe.scheduler = DDIMScheduler.from_config(
 )
 image = pipe("{prompt}", num_inference_steps={sampling.steps}, guidance_scale={sampling.guidance:g}).images[0]
 ```
-{files}"""
+{_note(generator, sampling)}{files}"""
+
+
+def _note(generator: Generator, sampling: Sampling) -> str:
+    """What to expect where the DDIM of diffusers takes other steps than the one that the model was trained with."""
+    if sampling.spacing == "leading" or generator.num_train_timesteps % sampling.steps == 0:
+        return ""
+    return (
+        f"\n{sampling.steps} does not divide {generator.num_train_timesteps}: with trailing timesteps, a step of this "
+        "scheduler then ends beside the next timestep of its own grid. Pictures differ a little from those that unifl "
+        "draws, whose steps end where the next one starts.\n"
+    )
 
 
 def _size(generator: Generator) -> str:

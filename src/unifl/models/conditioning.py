@@ -29,11 +29,6 @@ class Conditioning:
         """Batch size b."""
         return len(self.embeds)
 
-    def index(self, which: slice | Sequence[int]) -> Conditioning:
-        """The rows that a slice or a list of positions selects, in its order."""
-        rows = which if isinstance(which, slice) else list(which)
-        return self._each(lambda tensor: tensor[rows])
-
     def repeat(self, times: int) -> Conditioning:
         """The whole batch `times` times in a row: (b, ...) becomes (times * b, ...)."""
         return self._each(lambda tensor: tensor.repeat(times, *(1 for _ in tensor.shape[1:])))
@@ -41,10 +36,6 @@ class Conditioning:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Conditioning:
         """Moved and converted; None leaves as it is."""
         return self._each(lambda tensor: tensor.to(device=device, dtype=dtype))
-
-    def detach(self) -> Conditioning:
-        """Without gradient to the text encoder."""
-        return self._each(torch.Tensor.detach)
 
     @staticmethod
     def cat(parts: Sequence[Conditioning]) -> Conditioning:

@@ -57,7 +57,8 @@ class Generator:
         """Wraps a pipeline; `unifl.models.load_generator` does so for a folder, a hub name or a file.
 
         Args:
-            pipeline: See the class; put into evaluation mode (training here means gradients, not dropout).
+            pipeline: See the class; put into evaluation mode (training here means gradients, not dropout). An
+                autoencoder that overflows in float16 is converted to float32.
             roles: Made from the networks of this pipeline.
             resolution: Height and width of pictures in pixels; None takes the size the model was trained at.
             mixed_precision: "no" evaluates in the dtype of the weights.
@@ -78,6 +79,8 @@ class Generator:
         for module in self.modules().values():
             module.eval()
         pipeline.vae.requires_grad_(False)
+        if self._vae_overflows and pipeline.vae.dtype == torch.float16:
+            pipeline.vae.to(torch.float32)
 
     @property
     def device(self) -> torch.device:
@@ -135,23 +138,9 @@ class Generator:
             )
         return negative.repeat(batch_size)
 
-    def time_ids(
-        self,
-        batch_size: int,
-        *,
-        original_size: tuple[int, int] | None = None,
-        crop: tuple[int, int] = (0, 0),
-        target_size: tuple[int, int] | None = None,
-    ) -> Float[Tensor, "b 6"]:
-        """SDXL's size conditioning (Podell et al., arXiv 2307.01952, section 2.2).
-
-        Args:
-            batch_size: b.
-            original_size: (height, width) of the picture before resizing; None means `image_size`.
-            crop: (top, left) of the crop.
-            target_size: (height, width) after cropping; None means `image_size`.
-        """
-        row = [*(original_size or self.image_size), *crop, *(target_size or self.image_size)]
+    def time_ids(self, batch_size: int) -> Float[Tensor, "b 6"]:
+        """SDXL's size conditioning (Podell et al., arXiv 2307.01952, section 2.2), of uncropped pictures."""
+        row = [*self.image_size, 0, 0, *self.image_size]
         return torch.tensor([row] * batch_size, dtype=torch.float32, device=self.device)
 
     def _cached(self, prompts: list[str], role: str) -> Conditioning:
@@ -228,6 +217,16 @@ class Generator:
 
     # --- pictures ----------------------------------------------------------------------------------------
 
+    @property
+    def _vae_overflows(self) -> bool:
+        """Whether the autoencoder overflows in float16; that of SDXL does, and says so in its config."""
+        return bool(self.pipeline.vae.config.get("force_upcast"))
+
+    def _vae_autocast(self) -> AbstractContextManager[Any]:
+        if self.mixed_precision == "fp16" and self._vae_overflows:
+            return torch.autocast(self.device.type, enabled=False)
+        return self._autocast()
+
     def encode(
         self, images: Float[Tensor, "b 3 height width"], *, key: Key | None = None
     ) -> Float[Tensor, "b c h w"]:
@@ -238,7 +237,7 @@ class Generator:
             key: Draws from the posterior; None takes its mode.
         """
         vae = self.pipeline.vae
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), self._vae_autocast():
             posterior = vae.encode((images * 2 - 1).to(self.device, vae.dtype)).latent_dist
         latents = posterior.mean.float()
         if key is not None:
@@ -282,7 +281,7 @@ class Generator:
 
     def _decode_raw(self, latents: Tensor) -> Tensor:
         vae = self.pipeline.vae
-        with self._autocast():
+        with self._vae_autocast():
             unscaled = latents / vae.config.scaling_factor + _shift(vae)
             return vae.decode(unscaled.to(self.device, vae.dtype), return_dict=False)[0].float()
 
@@ -304,14 +303,6 @@ class Generator:
     def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
         """Copies weights that `trainable_state` gave back into the student."""
         self.roles.load_state(STUDENT, state)
-
-    def role_state(self, role: str) -> dict[str, Tensor]:
-        """As `trainable_state`, for "ema" or "old"; nothing for start roles of a LoRA run."""
-        return self.roles.state(role)
-
-    def load_role_state(self, role: str, state: Mapping[str, Tensor]) -> None:
-        """As `load_trainable_state`, for another role."""
-        self.roles.load_state(role, state)
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute the blocks of every trained network during backward, under the role they ran with."""

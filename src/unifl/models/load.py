@@ -39,9 +39,9 @@ def load_generator(
     source: str | Path,
     *,
     train: LoraTraining | FullTraining | None = None,
-    roles: Sequence[str] = ("reference",),
+    roles: Sequence[str] = (),
     lora: str | Path | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
     mixed_precision: MixedPrecision = "no",
     resolution: int | None = None,
@@ -55,11 +55,12 @@ def load_generator(
     Args:
         source: A diffusers folder, a hub name, or a .safetensors file.
         train: What trains; None loads a generator that only draws.
-        roles: Roles besides the student, see `unifl.models.roles`.
+        roles: Roles besides the student, see `unifl.models.roles`. Methods add those that they need.
         lora: A LoRA to start from (folder, file or hub name, in diffusers or kohya format). It becomes part of the
             start: the reference has it, and the student begins as the model with it.
-        device: Where everything goes.
-        dtype: Of the frozen weights. LoRA adapters are float32 in any case; full training needs float32.
+        device: Where everything goes; None leaves it where it is, which is the CPU for what is loaded here.
+        dtype: Of the frozen weights. LoRA adapters are float32 in any case; full training needs float32, and LoRA on
+            float16 needs `mixed_precision="bf16"`.
         mixed_precision: Precision of network evaluations.
         resolution: Pixels; None takes the size the model was trained at.
         revision: Of the hub repository.
@@ -71,11 +72,7 @@ def load_generator(
     Raises:
         UserError: Nothing there, a pipeline class that is not supported, settings that do not fit.
     """
-    if isinstance(train, FullTraining) and dtype != torch.float32:
-        raise UserError(
-            f"full fine-tuning updates the weights themselves, which {dtype} is too coarse for; load them in float32 "
-            "and set mixed_precision to bf16"
-        )
+    _require_precision(train, dtype, mixed_precision)
     pipeline = load_pipeline(source, dtype=dtype, revision=revision, variant=variant, config=config)
     return make_generator(
         pipeline,
@@ -94,21 +91,34 @@ def make_generator(
     pipeline: Any,
     *,
     train: LoraTraining | FullTraining | None = None,
-    roles: Sequence[str] = ("reference",),
+    roles: Sequence[str] = (),
     lora: str | Path | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     mixed_precision: MixedPrecision = "no",
     resolution: int | None = None,
     seed: int = 0,
     source: str = "",
 ) -> Generator:
-    """As `load_generator`, for a pipeline that is loaded already; the pipeline becomes the generator's own."""
+    """As `load_generator`, for a pipeline that is loaded already; the pipeline becomes the generator's own.
+
+    Raises:
+        UserError: A pipeline class that is not supported, one that carries adapters already, or settings that do not
+            fit.
+    """
     if type(pipeline).__name__ not in PIPELINES:
         raise UserError(_unsupported(type(pipeline).__name__))
+    _require_precision(train, pipeline.unet.dtype, mixed_precision)
+    if any(getattr(network, "peft_config", None) for network in _networks(pipeline).values()):
+        raise UserError(
+            "the pipeline carries LoRA adapters already, which would be no part of any role; pass that LoRA by `lora=` "
+            "to a pipeline without it, or make it part of the weights with pipeline.fuse_lora() and "
+            "pipeline.unload_lora_weights()"
+        )
     if lora is not None:
         _load_start_lora(pipeline, lora, fuse=not isinstance(train, LoraTraining))
     weight_sets = _make_roles(pipeline, train, seed)
-    pipeline.to(device)
+    if device is not None:
+        pipeline.to(device)
     generator = Generator(
         pipeline, weight_sets, resolution=resolution, mixed_precision=mixed_precision, source=source
     )
@@ -138,9 +148,29 @@ def load_pipeline(
         raise UserError(f"no model at {source}; check the path (a diffusers folder or a .safetensors file)")
     else:
         pipeline = _from_hub(str(source), dtype=dtype, revision=revision, variant=variant)
-    if dtype == torch.float16 and pipeline.vae.config.get("force_upcast"):
-        pipeline.vae.to(torch.float32)  # the SDXL autoencoder overflows in half precision
     return pipeline
+
+
+def _require_precision(
+    train: LoraTraining | FullTraining | None, dtype: torch.dtype, mixed_precision: MixedPrecision
+) -> None:
+    """Refuses training that loses small gradients or small updates to half precision.
+
+    Args:
+        train: What trains.
+        dtype: Of the frozen weights, and with full training of those that train.
+        mixed_precision: Precision of network evaluations.
+    """
+    if isinstance(train, FullTraining) and dtype in (torch.float16, torch.bfloat16):
+        raise UserError(
+            f"full fine-tuning updates the weights themselves, which {dtype} is too coarse for; load them in float32 "
+            "and set mixed_precision to bf16"
+        )
+    if isinstance(train, LoraTraining) and dtype == torch.float16 and mixed_precision != "bf16":
+        raise UserError(
+            "LoRA training on float16 weights would send gradients back in float16, where small ones vanish; load the "
+            "weights in bfloat16, or set mixed_precision to bf16"
+        )
 
 
 def looks_like_path(source: str) -> bool:

@@ -25,7 +25,11 @@ def merged_pipeline(generator: Generator, *, role: str = STUDENT, spacing: Spaci
         generator: Left as it is.
         role: Whose weights.
         spacing: Gives the pipeline a DDIM scheduler with these timesteps; None keeps its own scheduler.
+
+    Raises:
+        UserError: No such role.
     """
+    generator.roles.require(role)
     pipeline = copy.copy(generator.pipeline)
     for name in generator.roles.components:
         module = generator.roles.module(name, role)
@@ -39,7 +43,11 @@ def merged_pipeline(generator: Generator, *, role: str = STUDENT, spacing: Spaci
 
 
 def sampling_scheduler(generator: Generator, spacing: Spacing) -> DDIMScheduler:
-    """The diffusers scheduler that visits the same times and takes the same steps as this project's DDIM.
+    """The diffusers scheduler whose timesteps are those of this project's DDIM.
+
+    With leading spacing, and with trailing spacing where n divides T, its steps are the same too. With any other n
+    trailing steps differ a little: diffusers' DDIM goes down T // n indices, which misses the next timestep of its
+    own trailing grid, and here a step ends where the next one starts (docs/conformance.md).
 
     The last step goes to sigma = 0 (`set_alpha_to_one`), and x0 is not clipped: latents are not pictures.
     """

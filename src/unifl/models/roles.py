@@ -69,11 +69,23 @@ class Roles(ABC):
         self._make(role)
         self._names.append(role)
 
-    @contextmanager
-    def use(self, role: str) -> Iterator[None]:
-        """Within the block, evaluations use the weights of `role`. Blocks may be nested."""
+    def require(self, role: str) -> None:
+        """Refuses a role that was not made: its weights would silently be the student's, or the start.
+
+        Raises:
+            UserError: With the roles that there are.
+        """
         if role not in self._names:
             raise UserError(_unknown_role(role, self.names))
+
+    @contextmanager
+    def use(self, role: str) -> Iterator[None]:
+        """Within the block, evaluations use the weights of `role`. Blocks may be nested.
+
+        Raises:
+            UserError: No such role.
+        """
+        self.require(role)
         before = self.current
         if role == before:
             yield
@@ -134,15 +146,21 @@ class Roles(ABC):
             torch._foreach_lerp_(list(target.values()), list(source.values()), 1 - decay)
 
     def state(self, role: str) -> dict[str, Tensor]:
-        """The weights of a role as {name: tensor}, sharing memory with the role."""
+        """The weights of a role as {name: tensor}, sharing memory with the role.
+
+        Raises:
+            UserError: No such role.
+        """
+        self.require(role)
         return {name: parameter.detach() for name, parameter in self.parameters(role).items()}
 
     def load_state(self, role: str, state: Mapping[str, Tensor]) -> None:
         """Copies weights into a role.
 
         Raises:
-            UserError: Names or shapes differ from those of `state(role)`.
+            UserError: No such role, or names or shapes differ from those of `state(role)`.
         """
+        self.require(role)
         own = self.parameters(role)
         differing = sorted(set(own) ^ set(state)) or [n for n in own if own[n].shape != state[n].shape]
         if differing:
@@ -153,14 +171,6 @@ class Roles(ABC):
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(state[name])
-
-    def ema_state(self) -> dict[str, Tensor]:
-        """`state("ema")`."""
-        return self.state("ema")
-
-    def load_ema_state(self, state: Mapping[str, Tensor]) -> None:
-        """`load_state("ema", state)`."""
-        self.load_state("ema", state)
 
     @abstractmethod
     def _make(self, role: str) -> None:

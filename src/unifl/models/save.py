@@ -60,7 +60,7 @@ def save_pipeline(
         The folder.
 
     Raises:
-        UserError: The disk has too little room.
+        UserError: No such role, or the disk has too little room.
     """
     networks = generator.modules().values()
     weights = sum(p.numel() * p.element_size() for module in networks for p in module.parameters())
@@ -80,20 +80,24 @@ def save_lora(generator: Generator, folder: str | Path, *, role: str = STUDENT) 
     Args:
         generator: A generator that trains LoRA.
         folder: Made if needed.
-        role: "student", "ema" or "old".
+        role: "student", "ema" or "old"; "reference" where there was a LoRA to start from.
 
     Returns:
         The folder, with `pytorch_lora_weights.safetensors` and `pytorch_lora_weights_kohya.safetensors`.
 
     Raises:
-        UserError: The generator has no adapters, or the LoRA it started from is no plain one (DoRA, biases).
+        UserError: The generator has no adapters, no such role, a role without a LoRA, or the LoRA it started from is
+            no plain one (DoRA, biases).
     """
+    generator.roles.require(role)
     if not isinstance(generator.roles, AdapterRoles):
         raise UserError(
             "this model was not trained with LoRA, so there is none to save; save the pipeline instead"
         )
     updates = {name: _updates(generator.roles, name, role) for name in generator.roles.components}
     updates = {name: found for name, found in updates.items() if found}
+    if not updates:
+        raise UserError(f"the role {role!r} is the model without any LoRA; save the student, ema or old")
     packed = {name: _peft_keys(found, is_text=name != "unet") for name, found in updates.items()}
     size = sum(t.numel() * t.element_size() for state in packed.values() for t in state.values())
     require_free_space(folder, 2 * size + 2**20)

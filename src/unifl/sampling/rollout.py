@@ -32,8 +32,9 @@ class RolloutConfig:
     stop: tuple[int, int] | None = (0, 5)
     """Smallest and largest number of steps left after the evaluation that carries the graph, both included;
     null spreads them over the whole schedule."""
-    spacing: Spacing = "leading"
-    """Timesteps of the schedule; use what the model will be sampled with."""
+    spacing: Spacing = "trailing"
+    """Timesteps of the schedule; use what the model will be sampled with. Trailing ones begin at pure noise, as
+    sampling does, and lose least with few steps; they are the default of training and sampling alike."""
     guidance: NoGuidance | FixedGuidance | RangeGuidance = field(default_factory=NoGuidance)
     """Guidance of the steps without a graph."""
     grad_guidance: float | None = 1.0
@@ -114,7 +115,7 @@ def prompt_rollout(
     *,
     num_steps: int,
     stop: int,
-    spacing: Spacing = "leading",
+    spacing: Spacing = "trailing",
     guidance: float = 1.0,
     grad_guidance: float | None = 1.0,
     negative: Conditioning | None = None,
@@ -164,7 +165,7 @@ def image_rollout(
     stop: int,
     num_steps: int = 20,
     start: int = 10,
-    spacing: Spacing = "leading",
+    spacing: Spacing = "trailing",
     guidance: float = 1.0,
     grad_guidance: float | None = 1.0,
     negative: Conditioning | None = None,

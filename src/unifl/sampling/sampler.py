@@ -23,7 +23,7 @@ def sample(
     indices: Sequence[int] | None = None,
     num_steps: int = 20,
     guidance: float = 1.0,
-    spacing: Spacing = "leading",
+    spacing: Spacing = "trailing",
     negative_prompt: str | None = None,
     role: str = "student",
     batch_size: int = 64,
@@ -42,7 +42,8 @@ def sample(
             repeat the prompt with further indices.
         num_steps: Network evaluations per picture.
         guidance: w of u + w (c - u); 1 is none and costs half.
-        spacing: Timesteps of the schedule.
+        spacing: Timesteps of the schedule; trailing ones begin at pure noise, as the draw does, and are the default of
+            training too.
         negative_prompt: The unconditional half's prompt; None takes what the pipeline takes when given none.
         role: Whose weights.
         batch_size: Pictures at once.
