@@ -37,25 +37,49 @@ def reencode():
     return through
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the packaged judges were trained too briefly; docs/world.md says by how much they miss",
-)
-@pytest.mark.parametrize("name", ["annotator", "validation", "gold"])
-def test_judges_can_be_trusted(name: str, reencode) -> None:
+JUDGES = ("annotator", "validation", "gold")
+
+
+def _judge(name: str):
     from unifl.world.judges import load_judge_file
+
+    return load_judge_file(name, ASSETS / "judges" / f"{name}.safetensors")  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module", params=JUDGES)
+def trusted(request, reencode) -> tuple[str, dict[str, float]]:
+    """A judge's name and its figures on the scenes of the docs page."""
     from unifl.world.trust import judge_numbers
 
-    judge = load_judge_file(name, ASSETS / "judges" / f"{name}.safetensors")  # type: ignore[arg-type]
-    numbers = judge_numbers(judge, reencode, number=300)
+    return request.param, judge_numbers(_judge(request.param), reencode)
+
+
+def test_judges_can_be_trusted(trusted) -> None:
+    _, numbers = trusted
     assert numbers["attribute_accuracy"] >= 0.98
-    assert numbers["style_accuracy"] >= 0.97
     assert numbers["attribute_accuracy"] - numbers["attribute_accuracy_reencoded"] <= 0.02
     for axis in QUALITIES:
         assert numbers[f"rank_correlation_{axis}"] >= 0.9, axis
-        assert abs(numbers[f"reencoding_cost_{axis}"]) <= 0.05, axis
     for damage in ("noise_0.1", "blur_1.5px", "gain_1.5"):
         assert numbers[f"quality_change_{damage}"] < -0.03, damage
+
+
+def test_reencoding_costs_little_quality(trusted, request) -> None:
+    name, numbers = trusted
+    if name != "gold":
+        reason = "detail: reads 0.051 (annotator) and 0.064 (validation) less in re-encoded pictures"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+    for axis in QUALITIES:
+        assert abs(numbers[f"reencoding_cost_{axis}"]) <= 0.05, axis
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="flat pictures with crisp rims are taken for outlined ones; docs/world.md says how often",
+)
+def test_judges_read_styles(trusted) -> None:
+    _, numbers = trusted
+    assert numbers["style_accuracy"] >= 0.97
 
 
 def test_judges_share_no_weights() -> None:
@@ -132,36 +156,48 @@ def test_critics_prefer_the_annotated_picture() -> None:
             assert (own < warped).float().mean() > 0.8, name
 
 
-@pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True,
-    reason="the packaged pipeline was trained for a quarter of the steps that it needs; see docs/world.md",
-)
-def test_base_model_is_a_fair_start() -> None:
-    """One-object prompts mostly right, mixed quality, styles recognised: something to improve, nothing broken."""
+@pytest.fixture(scope="module")
+def base_scores() -> dict[int, tuple[list[str], dict[str, torch.Tensor]]]:
+    """Gold on held-out prompts of one and of two objects, at the setting on record for 20 steps."""
     from unifl.assembly.open_model import open_model
     from unifl.sampling import sample
     from unifl.world.gold import load_gold
-    from unifl.world.scenes import STYLES, parse, sample_prompts
+    from unifl.world.scenes import sample_prompts
 
     opened = open_model("world:pipeline", num_steps=20)
     gold, how = load_gold(), opened.sampling
-
-    def scores(prompts: list[str]) -> dict[str, torch.Tensor]:
-        images = sample(
-            opened.generator, prompts, seed=82, num_steps=20, guidance=how.guidance, spacing=how.spacing
-        )
+    found = {}
+    for number in (1, 2):
+        prompts = sample_prompts(200, seed=82, held_out=True, num_objects=number)
         with torch.no_grad():
-            return gold(images, prompts)
+            images = sample(
+                opened.generator, prompts, seed=82, num_steps=20, guidance=how.guidance, spacing=how.spacing
+            )
+            found[number] = prompts, gold(images, prompts)
+    return found
 
-    one = sample_prompts(200, seed=82, held_out=True, num_objects=1)
-    two = sample_prompts(200, seed=82, held_out=True, num_objects=2)
-    first, second = scores(one), scores(two)
-    assert 0.70 < first["alignment"].mean() < 0.98
-    assert second["alignment"].mean() > 0.40
+
+@pytest.mark.slow
+def test_base_model_is_a_fair_start(base_scores) -> None:
+    """One-object prompts mostly right, styles recognised: something to improve, nothing broken."""
+    from unifl.world.scenes import STYLES, parse
+
+    prompts, first = base_scores[1]
+    assert 0.75 <= first["alignment"].mean() <= 0.97
+    assert base_scores[2][1]["alignment"].mean() >= 0.45
     for style in STYLES:
-        rows = [i for i, prompt in enumerate(one) if parse(prompt).style == style]
-        assert first["style"][rows].mean() > 0.55, style
-    for axis in QUALITIES:
-        values = torch.cat([first[axis], second[axis]])
-        assert 0.3 < values.mean() < 0.7 and values.std() > 0.12, axis
+        rows = [i for i, prompt in enumerate(prompts) if parse(prompt).style == style]
+        assert first["style"][rows].mean() >= 0.6, style
+
+
+_SATURATED = pytest.mark.xfail(
+    strict=True, reason="guidance 5 saturates pictures: color is 0.81 on average; docs/world.md says so"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axis", [pytest.param("color", marks=_SATURATED), "layout", "lighting", "detail"])
+def test_base_model_draws_mixed_quality(axis: str, base_scores) -> None:
+    values = torch.cat([scores[axis] for _, scores in base_scores.values()])
+    assert 0.35 <= values.mean() <= 0.65
+    assert values.std() >= 0.15

@@ -79,8 +79,8 @@ def _residual_trunk() -> nn.Sequential:
 
 def _convnext_trunk() -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(3, 32, 4, stride=2, padding=1), nn.GroupNorm(1, 32), nn.GELU(),
-        nn.Conv2d(32, 64, 2, stride=2), nn.GroupNorm(1, 64), _ConvNeXt(64), _ConvNeXt(64), _ConvNeXt(64),
+        nn.Conv2d(3, 32, 4, stride=2, padding=1), nn.GroupNorm(1, 32), _ConvNeXt(32),
+        nn.Conv2d(32, 64, 2, stride=2), nn.GroupNorm(1, 64), _ConvNeXt(64), _ConvNeXt(64),
     )  # fmt: skip
 
 
