@@ -107,7 +107,7 @@ def test_compare_draws_and_judges_two_models(run, workspace, unifl):
     forth = unifl("compare", run, "tiny@2", *again)
     assert "refl@2 wins" in forth.output and "tiny@2 wins" not in forth.output
     structure = unifl("compare", run, "tiny@2", *again, "--metric", "structure")
-    assert "structure" in structure.output
+    assert "by structure)" in structure.output and "by overall)" in forth.output
     last = read_result(workspace / "runs/comparison/result.json").comparisons[-1]
     assert (last.a, last.metric) == ("refl@2", "structure")
 

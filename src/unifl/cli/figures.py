@@ -59,7 +59,7 @@ def show_comparisons(rows: Sequence[Comparison]) -> None:
         table.add_row(row.a, row.b, row.judge, row.metric, *shares, str(row.n))
     out.print(table)
     for row in rows:
-        interval = f"{row.low:.1%} to {row.high:.1%}, {row.n} prompts"
+        interval = f"{row.low:.1%} to {row.high:.1%}, {row.n} prompts, by {row.metric}"
         out.print(f"{row.a} wins {row.win:.1%} against {row.b} ({interval})", highlight=False, soft_wrap=True)
 
 
