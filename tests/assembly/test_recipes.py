@@ -79,17 +79,15 @@ def test_each_recipe_takes_a_step_on_the_tiny_model(path, workspace):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_each_recipe_names_things_that_the_world_has(path):
-    from unifl.assembly import world_names
-
     text = path.read_text()
-    for family, names in (
-        ("critics", NEEDS),
-        ("rewards", ("color", "layout", "lighting", "detail", "global")),
-    ):
-        for name in re.findall(rf"world:{family}/(\w+)", text):
-            world_names.known(name, names, family)
-    for name in re.findall(r"^  \w+: world:(\w+)$", text, flags=re.M):
-        world_names.known(name, ("prompts", "scenes", "curated", "pipeline"), "data")
+    has = {
+        "critics": set(NEEDS),
+        "rewards": {"color", "layout", "lighting", "detail", "global"},
+        "data": {"prompts", "scenes", "curated", "pipeline"},
+    }
+    named = {family: set(re.findall(rf"world:{family}/(\w+)", text)) for family in ("critics", "rewards")}
+    named["data"] = set(re.findall(r"^  \w+: world:(\w+)$", text, flags=re.M))
+    assert all(named[family] <= has[family] for family in has)
 
 
 @pytest.mark.skipif(not WORLD.is_dir(), reason="the weights of the embedded world are not in this checkout")

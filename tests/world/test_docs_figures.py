@@ -50,10 +50,9 @@ def test_figures_of_the_judges(name, key):
 @pytest.mark.parametrize("reward", ["color", "layout", "lighting", "detail", "global"])
 def test_figures_of_the_rewards(reward):
     climbed = json.loads((ASSETS / "trust.json").read_text())["pixel_ascent"][reward]
-    shown = [float(cell) for cell in _row(reward)]
-    assert shown == pytest.approx(
-        [climbed["reward_change"], climbed["gold_change"], climbed["gold_quality_change"]], abs=6e-2
-    )
+    rise, *gold = [float(cell) for cell in _row(reward)]
+    assert rise == pytest.approx(climbed["reward_change"], abs=6e-2)
+    assert gold == pytest.approx([climbed["gold_change"], climbed["gold_quality_change"]], abs=6e-4)
     accuracy = json.loads((ASSETS / "rewards" / "levels.json").read_text())[reward]["accuracy"]
     assert f"{reward} {accuracy:.2f}" in PAGE.read_text()
 

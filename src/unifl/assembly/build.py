@@ -53,6 +53,8 @@ def assemble(recipe: Recipe, *, device: str | torch.device | None = None) -> Ass
     discriminator = None
     if recipe.discriminator is not None:
         discriminator = resolve.feedback(recipe.discriminator, name="discriminator", device=place)
+    if recipe.levels is not None:
+        resolve.require_levels(recipe.levels)
     generator = _generator(recipe, place)
     # rewards see the pictures of pairs at the size at which they will see the model's
     recipe = resolve.with_levels(recipe, rewards, device=place, resolution=_side(generator))

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -122,35 +123,23 @@ def evaluate_models(
     _check(models, pairs)
     folder = Path(folder)
     read_existing(folder / "result.json")
-    features = {name: judge_features(judge, pictures) for name, pictures in (references or {}).items()}
-    judge_sees = {name: f"{seen.mean():.4f} {seen.std():.4f}" for name, seen in features.items()}
-    measured = {
-        "diversity_prompts": diversity_prompts,
-        "diversity_seeds": diversity_seeds,
-        "object_counts": None if object_counts is None else [int(count) for count in object_counts],
-    }
+    ask = _Request(
+        judge_name=judge_name,
+        features={name: judge_features(judge, pictures) for name, pictures in (references or {}).items()},
+        seeds=list(seeds),
+        diversity_prompts=diversity_prompts,
+        diversity_seeds=diversity_seeds,
+        object_counts=None if object_counts is None else [int(count) for count in object_counts],
+    )
     entries: dict[str, ModelEntry] = {}
     found: dict[str, ModelResult] = {}
     for name, candidate in models.items():
         entry = _entry(candidate, prompts, seeds)
-        drawn = asdict(entry) | {"negative_prompt": candidate.sampling.negative_prompt}
-        origin = Origin(judge=judge_name, judge_sees=judge_sees, drawn=drawn | measured)
+        origin = ask.origin(entry, candidate)
         result = _known(folder, name, origin) if reuse else None
         if result is None:
-            result = evaluate_model(
-                partial(_draw, candidate),
-                prompts,
-                judge,
-                seeds=seeds,
-                object_counts=object_counts,
-                references=features,
-                diversity_prompts=diversity_prompts,
-                diversity_seeds=diversity_seeds,
-                batch_size=candidate.batch_size,
-                num_previews=num_pictures,
-                progress=partial(progress, name) if progress is not None else None,
-            )
-            result = replace(result, origin=origin)
+            tell = partial(progress, name) if progress is not None else None
+            result = replace(ask.measure(candidate, prompts, judge, num_pictures, tell), origin=origin)
             _keep(folder, name, result, seed=seeds[0])
         if pairs:  # a metric that is not there is noticed before the next model is drawn
             result.scores.per_prompt(metric)
@@ -159,6 +148,54 @@ def evaluate_models(
     comparisons = compare_models(found, pairs, judge=judge_name, metric=metric)
     new = Result(models=entries, comparisons=comparisons)
     return Evaluation(update_result(folder / "result.json", new), found, comparisons)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """What is measured of every model, the same for all."""
+
+    judge_name: str
+    features: dict[str, np.ndarray]
+    seeds: list[int]
+    diversity_prompts: int
+    diversity_seeds: int
+    object_counts: list[int] | None
+
+    def origin(self, entry: ModelEntry, candidate: Candidate) -> Origin:
+        """Everything that a model's scores depend on."""
+        return Origin(
+            judge=self.judge_name,
+            judge_sees={name: f"{seen.mean():.4f} {seen.std():.4f}" for name, seen in self.features.items()},
+            drawn=asdict(entry)
+            | {
+                "negative_prompt": candidate.sampling.negative_prompt,
+                "diversity_prompts": self.diversity_prompts,
+                "diversity_seeds": self.diversity_seeds,
+                "object_counts": self.object_counts,
+            },
+        )
+
+    def measure(
+        self,
+        candidate: Candidate,
+        prompts: Sequence[str],
+        judge: Judge,
+        num_pictures: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> ModelResult:
+        return evaluate_model(
+            partial(_draw, candidate),
+            prompts,
+            judge,
+            seeds=self.seeds,
+            object_counts=self.object_counts,
+            references=self.features,
+            diversity_prompts=self.diversity_prompts,
+            diversity_seeds=self.diversity_seeds,
+            batch_size=candidate.batch_size,
+            num_previews=num_pictures,
+            progress=progress,
+        )
 
 
 def weights_sha256(generator: Generator, role: str = "student") -> str:

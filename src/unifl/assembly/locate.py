@@ -25,7 +25,7 @@ class Located:
         name: A short name for tables and file names.
         sampling: How the run that made it says it is sampled; None where no run is known.
         model: The settings it was loaded with there (resolution, variant, ...); None where no run is known.
-    is_world: Whether it is the packaged pipeline, whose best settings are on record.
+        is_world: Whether it is the packaged pipeline, whose best settings are on record.
     """
 
     source: str

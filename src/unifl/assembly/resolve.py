@@ -153,6 +153,23 @@ def with_levels(
     return replace(recipe, method=replace(method, aesthetic=settled))
 
 
+def require_levels(name: str) -> None:
+    """See that hinge levels can be read, before a model is loaded for them.
+
+    Raises:
+        UserError: There is nothing of that name.
+    """
+    if not name.startswith(WORLD) and not Path(name).expanduser().exists():
+        raise _no_levels(name, "there is no such file or folder")
+
+
+def _no_levels(name: str, why: object) -> UserError:
+    return UserError(
+        f"no hinge levels at {name} ({why}); write world:levels, a JSON file {{axis: level}}, or a folder of "
+        "preference pairs"
+    )
+
+
 def _levels(
     name: str, rewards: Mapping[str, Feedback], device: torch.device | str, resolution: int | None
 ) -> dict[str, float]:
@@ -171,10 +188,7 @@ def _levels(
             str(axis): float(level) for axis, level in json.loads(path.read_text(encoding="utf-8")).items()
         }
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"no hinge levels at {name} ({error}); write world:levels, a JSON file {{axis: level}}, or a folder of "
-            "preference pairs"
-        ) from error
+        raise _no_levels(name, error) from error
 
 
 # --- data ------------------------------------------------------------------------------------------------

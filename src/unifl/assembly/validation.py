@@ -115,5 +115,9 @@ class Validation:
             role=self.role,
         )
         table = score_images(self.judge, images, self.prompts, seed=_SEED)
-        means = {name: float(np.nanmean(table.per_prompt(name))) for name in _METRICS}
-        return {f"validation/{name}": value for name, value in means.items() if np.isfinite(value)}
+        columns = {name: table.per_prompt(name) for name in _METRICS}
+        return {
+            f"validation/{name}": float(np.nanmean(values))
+            for name, values in columns.items()
+            if np.isfinite(values).any()
+        }

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from unifl.assembly.evaluate import Evaluation
-from unifl.assembly.figures import Request, measure
+from unifl.assembly.figures import Request, Spec, measure
 from unifl.cli.console import interrupted, out, progress_line
 from unifl.errors import UserError
 from unifl.evaluation import ModelResult, compare_models
@@ -65,7 +65,7 @@ def show_comparisons(rows: Sequence[Comparison]) -> None:
 
 def own_folder(models: Sequence[str]) -> Path:
     """The run's own folder if a run is the only model."""
-    alone = Path(models[0].rpartition("@")[0] or models[0]) if len(models) == 1 else None
+    alone = Path(Spec.parse(models[0]).model) if len(models) == 1 else None
     return alone if alone is not None and (alone / "config.yaml").is_file() else Path("runs/evaluation")
 
 

@@ -74,13 +74,8 @@ def generate(
     )
     how = opened.sampling
     out.print(f"{opened.id}: guidance {how.guidance:g}, {how.spacing} spacing, seed {seed}", highlight=False)
+    shown = partial(progress_line, opened.id)
     paths = generate_pictures(
-        opened,
-        texts,
-        folder,
-        seed=seed,
-        count=count,
-        batch_size=batch_size,
-        progress=partial(progress_line, opened.id),
+        opened, texts, folder, seed=seed, count=count, batch_size=batch_size, progress=shown
     )
     out.print(f"{len(paths)} pictures in {folder}; all of them: {folder / 'grid.png'}", highlight=False)

@@ -42,7 +42,8 @@ def train(
         unifl train my.yaml training.learning_rate=1e-5    change any value
         unifl train unifl_stage2 model.lora=runs/stage1    from an earlier run
         unifl train refl model.pretrained_model_name_or_path=path/to/sd15 \
-              data.prompts=prompts.txt rewards.global=my_rewards:sharpness
+              data.prompts=prompts.txt rewards.global=my_rewards:sharpness \
+              validation=null
         accelerate launch --module unifl.cli train my.yaml      several processes
 
     Recipes that come along: unifl_stage1, unifl_stage2, pefl_structure,

@@ -124,15 +124,11 @@ def evaluate_model(
     """
     start = time.perf_counter()
     _check_request(prompts, seeds, diversity_prompts, diversity_seeds)
-    everywhere = list(range(len(prompts)))
-    chosen = np.unique(
-        np.linspace(0, len(prompts) - 1, min(diversity_prompts, len(prompts))).astype(int)
-    ).tolist()
+    chosen = _spread(len(prompts), diversity_prompts)
     extra = [max(seeds) + 1 + k for k in range(max(0, diversity_seeds - len(seeds)))] if chosen else []
-    total = len(prompts) * len(seeds) + len(chosen) * len(extra)
-    tick = _counter(total, progress)
+    tick = _counter(len(prompts) * len(seeds) + len(chosen) * len(extra), progress)
     draw = partial(_draw, sample_fn, prompts, batch_size=batch_size, tick=tick)
-    passes = [_judge(judge, draw(everywhere, seed=seed), num_previews) for seed in seeds]
+    passes = [_judge(judge, draw(range(len(prompts)), seed=seed), num_previews) for seed in seeds]
     more = [_judge(judge, draw(chosen, seed=seed), 0).features for seed in extra]
 
     tables = [
@@ -153,6 +149,11 @@ def evaluate_model(
         previews=passes[0].previews,
         seconds=time.perf_counter() - start,
     )
+
+
+def _spread(number: int, wanted: int) -> list[int]:
+    """At most `wanted` of `number` indices, evenly spread."""
+    return np.unique(np.linspace(0, number - 1, min(wanted, number)).astype(int)).tolist()
 
 
 @dataclass(frozen=True)
