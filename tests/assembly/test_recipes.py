@@ -119,6 +119,18 @@ def test_levels_that_are_not_there_are_an_error():
         load_recipe(refl_recipe(method=method))
 
 
+def test_a_levels_file_that_is_not_there_is_told_before_a_model_is_loaded(workspace, monkeypatch):
+    from unifl.assembly import build
+
+    monkeypatch.setattr(build, "_generator", lambda *_: pytest.fail("a model was loaded"))
+    method = {"kind": "unifl", "aesthetic": {"weight": 1.0, "num_steps": 3, "stop": [0, 1]}}
+    recipe = load_recipe(refl_recipe(method=method, levels="levles.json"))
+    with pytest.raises(
+        UserError, match=r"no hinge levels at levles\.json \(there is no such file or folder\)"
+    ):
+        run_recipe(recipe)
+
+
 def test_levels_come_from_preferred_pictures_of_a_folder(workspace):
     import json
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from unifl.world.assets import ASSETS
+from unifl.world.scenes import QUALITIES, STYLES
 
 PAGE = Path(__file__).parents[2] / "docs" / "world.md"
 
@@ -63,3 +64,21 @@ def test_figures_of_the_base_model(steps):
     guidance, spacing, overall, right = _row(steps)
     assert (float(guidance), spacing) == (best["guidance"], best["spacing"])
     assert [float(overall), float(right)] == pytest.approx([best["overall"], best["alignment"]], abs=6e-3)
+
+
+FAIR_ROWS = {
+    **{
+        f"{word}, fully right": f"right_{n}"
+        for n, word in enumerate(("one object", "two objects", "three objects"), 1)
+    },
+    **{f"{style} style, recognised": f"style_{style}" for style in STYLES},
+    **{f"{axis}, mean": f"mean_{axis}" for axis in QUALITIES},
+    **{f"{axis}, standard deviation": f"std_{axis}" for axis in QUALITIES},
+    "diversity, share of rendered scenes": "diversity_share",
+}
+
+
+@pytest.mark.parametrize(("name", "key"), FAIR_ROWS.items())
+def test_figures_of_the_fair_start(name, key):
+    numbers = json.loads((ASSETS / "fair_start.json").read_text())
+    assert float(_row(name)[0]) == pytest.approx(numbers[key], abs=6e-3)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 
 from unifl.data import Sample
 from unifl.world.renderer import render
-from unifl.world.scenes import Scene, sample_scenes
+from unifl.world.scenes import Scene, parse, place, sample_scenes
 
 _CHUNK = 250
 
@@ -28,6 +31,12 @@ class SceneImages:
     ) -> SceneImages:
         """Random scenes of one side of the split; `min_quality` above 0 makes a curated set."""
         return cls(sample_scenes(number, seed=seed, held_out=held_out, min_quality=min_quality))
+
+    @classmethod
+    def of_prompts(cls, prompts: Sequence[str], *, seed: int) -> SceneImages:
+        """A scene for each caption, with qualities and places drawn at random."""
+        rng = np.random.default_rng(seed)
+        return cls([place(parse(prompt), rng) for prompt in prompts])
 
     @property
     def prompts(self) -> list[str]:

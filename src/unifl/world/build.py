@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file
@@ -26,10 +25,11 @@ from unifl.world.baselines import as_json, best_setting, early_pictures
 from unifl.world.critic_fit import fit_critics
 from unifl.world.dataset import RenderedSet, reencoded_set, rendered_set
 from unifl.world.denoiser_fit import encode_all, fit_denoiser
+from unifl.world.fair_start import fair_start_numbers
 from unifl.world.judge_fit import SEEDS, fit_judge
 from unifl.world.judges import JudgeName, WorldJudge, load_judge_file, save_judge
 from unifl.world.reward_fit import fit_rewards
-from unifl.world.scenes import parse, place, sample_prompts, sample_scenes
+from unifl.world.scenes import sample_prompts, sample_scenes
 from unifl.world.trust import judge_numbers, pixel_ascent
 
 _INSTALLED = "installed"
@@ -43,9 +43,11 @@ class BuildConfig:
     judge_pictures: int = 16_000
     critic_pictures: int = 6_000
     autoencoder_steps: int = 4_500
-    denoiser_steps: int = 13_200
+    denoiser_steps: int = 16_200
     early_step: int = 5_200
-    judge_steps: int = 3_000
+    pale_step: int = 13_200
+    judge_steps: int = 4_500
+    judge_restart: int = 3_000
     critic_steps: int = 1_000
     reward_steps: int = 450
     pair_prompts: int = 2_000
@@ -90,10 +92,9 @@ def _autoencoder_of(folder: Path) -> AutoencoderKL:
 
 
 def _autoencoder(build: Build) -> None:
-    vae = fit_autoencoder(
-        build.train_set(), build.folder / "autoencoder", steps=build.config.autoencoder_steps
-    )
-    vae.save_pretrained(build.folder / "autoencoder" / "final")
+    data, folder, config = build.train_set(), build.folder / "autoencoder", build.config
+    vae = fit_autoencoder(data, folder, steps=config.autoencoder_steps)
+    vae.save_pretrained(folder / "final")
 
 
 def _denoiser(build: Build) -> None:
@@ -101,10 +102,11 @@ def _denoiser(build: Build) -> None:
     latents = encode_all(_autoencoder_of(build.folder), data, build.folder / "sets" / "latents.npy")
     model = fit_denoiser(
         latents,
-        data.captions,
+        data,
         build.folder / "denoiser",
         steps=config.denoiser_steps,
         early=config.early_step,
+        pale_from=config.pale_step,
     )
     pipe = pipeline.assemble(
         _autoencoder_of(build.folder), model["text"], pipeline.tokenizer(), model["unet"]
@@ -117,7 +119,14 @@ def _judge(build: Build, name: JudgeName) -> None:
     data = rendered_set(build.folder / "sets", name, number, seed=seed)
     scenes = sample_scenes(number, seed=seed, held_out=False)
     coded = reencoded_set(data, build.folder / "sets" / f"{name}-reencoded.npy", build.reencode)
-    network = fit_judge(name, (data, coded), scenes, build.folder / "judges", steps=build.config.judge_steps)
+    network = fit_judge(
+        name,
+        (data, coded),
+        scenes,
+        build.folder / "judges",
+        steps=build.config.judge_steps,
+        restart=build.config.judge_restart,
+    )
     save_judge(network, build.folder / "judges" / f"{name}.safetensors")
 
 
@@ -134,14 +143,9 @@ def _rewards(build: Build) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(early_pictures(build.younger_generator(), prompts, seed=41), path)
     first, second = torch.load(path, weights_only=True)
-    second[::4] = build.reencode(_real_pictures(prompts[::4]))
+    second[::4] = build.reencode(SceneImages.of_prompts(prompts[::4], seed=42).images)
     pairs = label_pairs(build.judge("annotator"), first, second, prompts, seed=41)
     fit_rewards(pairs, build.folder / "rewards", steps=build.config.reward_steps)
-
-
-def _real_pictures(prompts: Sequence[str]) -> Tensor:
-    rng = np.random.default_rng(42)
-    return SceneImages([place(parse(prompt), rng) for prompt in prompts]).images
 
 
 def _baselines(build: Build) -> None:
@@ -155,6 +159,17 @@ def _baselines(build: Build) -> None:
         for steps in (4, 20)
     }
     (build.folder / "baselines.json").write_text(json.dumps(record, indent=1))
+
+
+def _fair_start(build: Build) -> None:
+    best = json.loads((build.folder / "baselines.json").read_text())["20"]["best"]
+    numbers = fair_start_numbers(
+        load_generator(build.folder / "pipeline", roles=()),
+        build.judge("gold"),
+        guidance=best["guidance"],
+        spacing=best["spacing"],
+    )
+    (build.folder / "fair_start.json").write_text(json.dumps(numbers, indent=1))
 
 
 def _trust(build: Build) -> None:
@@ -190,7 +205,7 @@ def _install(build: Build) -> None:
         _copy(build.folder / "judges" / f"{name}.safetensors", ASSETS / "judges" / f"{name}.safetensors")
     for name in ("pipeline", "rewards/final", "critics/final"):
         shutil.copytree(build.folder / name, ASSETS / name.removesuffix("/final"), dirs_exist_ok=True)
-    for name in ("baselines.json", "trust.json"):
+    for name in ("baselines.json", "fair_start.json", "trust.json"):
         _copy(build.folder / name, ASSETS / name)
     for config in ASSETS.glob("pipeline/*/config.json"):  # diffusers notes the folder that a part came from
         kept = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
@@ -212,6 +227,7 @@ STAGES: dict[str, tuple[Callable[[Build], None], str]] = {
     "critics": (_critics, "critics/final/trunk.safetensors"),
     "rewards": (_rewards, "rewards/final/levels.json"),
     "baselines": (_baselines, "baselines.json"),
+    "fair_start": (_fair_start, "fair_start.json"),
     "trust": (_trust, "trust.json"),
     "install": (_install, _INSTALLED),
 }

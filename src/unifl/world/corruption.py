@@ -15,6 +15,8 @@ from unifl.world.scenes import QUALITIES
 
 _COLOR, _LIGHTING, _DETAIL = (QUALITIES.index(q) for q in ("color", "lighting", "detail"))
 
+_LEAST_BLUR = 0.3  # less cannot be told from the softness of a decoded picture, and would be held against it
+
 
 def warp(
     images: Float[Tensor, "b 3 h w"], amount: Float[Tensor, " b"], rng: torch.Generator
@@ -58,6 +60,7 @@ def photometric(
     """
     number, labels = len(images), quality.clone()
     soft = _strength(number, 0.3 * part, rng)
+    soft = torch.where(soft > 0, _LEAST_BLUR + (1 - _LEAST_BLUR) * soft, soft)
     images = torch.where((soft > 0)[:, None, None, None], blur(images, 1.8 * soft), images)
     labels[:, _DETAIL] *= 1 - soft
     sign = torch.where(torch.rand(number, generator=rng) < 0.7, 1.0, -1.0)

@@ -47,17 +47,30 @@ def rendered_set(folder: Path, name: str, number: int, *, seed: int, held_out: b
     return RenderedSet(np.load(path, mmap_mode="r"), [scene.caption for scene in scenes], quality)
 
 
-def reencoded_set(
-    data: RenderedSet, path: Path, reencode: Callable[[Tensor], Tensor], batch_size: int = 250
-) -> RenderedSet:
+def reencoded_set(data: RenderedSet, path: Path, reencode: Callable[[Tensor], Tensor]) -> RenderedSet:
     """The same pictures through the autoencoder and back, computed once and kept at `path`."""
+
+    def again(rows: np.ndarray) -> np.ndarray:
+        return (reencode(data.images(rows)) * 255).round().to(torch.uint8).numpy()
+
+    return replace(data, pixels=computed_once(path, len(data), again))
+
+
+def computed_once(
+    path: Path, number: int, compute: Callable[[np.ndarray], np.ndarray], batch_size: int = 250
+) -> np.ndarray:
+    """An array with one entry per row, computed in batches, written whole to `path`, and from then on mapped.
+
+    Args:
+        compute: gives the entries of an array of row numbers.
+    """
     if not path.exists():
-        parts = []
-        for start in tqdm(range(0, len(data), batch_size), desc=f"encode {path.stem}", mininterval=10):
-            images = reencode(data.images(np.arange(start, min(start + batch_size, len(data)))))
-            parts.append((images * 255).round().to(torch.uint8).numpy())
-        np.save(path, np.concatenate(parts))
-    return replace(data, pixels=np.load(path, mmap_mode="r"))
+        starts = tqdm(range(0, number, batch_size), desc=f"compute {path.stem}", mininterval=10)
+        parts = [compute(np.arange(start, min(start + batch_size, number))) for start in starts]
+        partial = path.with_suffix(".part.npy")
+        np.save(partial, np.concatenate(parts))
+        partial.rename(path)
+    return np.load(path, mmap_mode="r")
 
 
 def _draw(path: Path, scenes: list) -> None:
@@ -74,6 +87,15 @@ def _draw(path: Path, scenes: list) -> None:
     marks.unlink(missing_ok=True)
 
 
-def batch_rows(number: int, batch_size: int, step: int, seed: int) -> np.ndarray:
-    """The rows of a step: independent of all other steps, so that fits resume exactly."""
-    return np.random.default_rng([seed, step]).integers(0, number, size=batch_size)
+def batch_rows(
+    number: int, batch_size: int, step: int, seed: int, chances: np.ndarray | None = None
+) -> np.ndarray:
+    """The rows of a step: independent of all other steps, so that fits resume exactly.
+
+    Args:
+        chances: how often each row is drawn, `(number,)`, summing to 1; all equally often by default.
+    """
+    rng = np.random.default_rng([seed, step])
+    if chances is None:
+        return rng.integers(0, number, size=batch_size)
+    return rng.choice(number, size=batch_size, p=chances)

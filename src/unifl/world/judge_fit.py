@@ -72,6 +72,7 @@ def fit_judge(
     folder: Path,
     *,
     steps: int,
+    restart: int,
     batch_size: int = 32,
 ) -> JudgeNetwork:
     """Train one judge.
@@ -79,6 +80,7 @@ def fit_judge(
     Args:
         data: the scenes as drawn and, in the same order, as they come out of the packaged autoencoder: half of
             a batch is taken from each, since the pictures to be judged are decoded ones.
+        restart: at this step the learning rate has fallen to nothing and starts again.
     """
     seed = SEEDS[name]
     torch.manual_seed(seed)
@@ -95,5 +97,5 @@ def fit_judge(
         cells, whole = network(images)
         return judge_loss(cells, whole, batch, structure)
 
-    fit(network, loss, FitConfig(steps=steps, learning_rate=2e-3), folder, name=name)
+    fit(network, loss, FitConfig(steps=steps, learning_rate=2e-3, restarts=(restart,)), folder, name=name)
     return network
