@@ -57,7 +57,7 @@ class Candidate:
     generator: Generator
     role: str = "student"
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    batch_size: int = 64
+    batch_size: int = 32
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class Request:
     guidance: float | None = None
     spacing: Spacing | None = None
     device: str = "auto"
-    batch_size: int = 64
+    batch_size: int = 32
     reuse: bool = False
 
 

@@ -55,7 +55,7 @@ def evaluate(
     guidance: Guidance = None,
     spacing: SpacingName = None,
     reuse: Reuse = False,
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = 32,
     device: Device = "auto",
 ) -> None:
     r"""Measure models on the same prompts and noise; write result.json.
@@ -108,7 +108,7 @@ def compare(
     guidance: Guidance = None,
     spacing: SpacingName = None,
     reuse: Reuse = False,
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = 32,
     device: Device = "auto",
 ) -> None:
     """How often do pictures of A beat those of B?
