@@ -194,7 +194,7 @@ class Generator:
         return Prediction(x_t, t, raw, x0, to_eps(raw, x_t, alpha, sigma, self.kind))
 
     def _evaluate(self, role: str, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
-        dtype = self.pipeline.unet.dtype
+        dtype = _dtype(self.pipeline.unet)
         index = index_of_time(t.float(), self.num_train_timesteps)
         cond = cond.to(self.device, dtype)
         added = {"text_embeds": cond.pooled, "time_ids": cond.time_ids} if self.is_xl else None
@@ -238,7 +238,7 @@ class Generator:
         """
         vae = self.pipeline.vae
         with torch.no_grad(), self._vae_autocast():
-            posterior = vae.encode((images * 2 - 1).to(self.device, vae.dtype)).latent_dist
+            posterior = vae.encode((images * 2 - 1).to(self.device, _dtype(vae))).latent_dist
         latents = posterior.mean.float()
         if key is not None:
             noise = key.normal("posterior", latents.shape[1:], device=latents.device)
@@ -283,7 +283,7 @@ class Generator:
         vae = self.pipeline.vae
         with self._vae_autocast():
             unscaled = latents / vae.config.scaling_factor + _shift(vae)
-            return vae.decode(unscaled.to(self.device, vae.dtype), return_dict=False)[0].float()
+            return vae.decode(unscaled.to(self.device, _dtype(vae)), return_dict=False)[0].float()
 
     # --- weights -----------------------------------------------------------------------------------------
 
@@ -345,3 +345,8 @@ def _latent_shape(pipeline: Any, resolution: int | None) -> tuple[int, int, int]
     if resolution <= 0 or resolution % multiple:
         raise UserError(f"resolution is {resolution}; this model needs a multiple of {multiple} pixels")
     return (channels, resolution // factor, resolution // factor)
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    # the property of diffusers walks every module: a tenth of a small network's evaluation
+    return next(module.parameters()).dtype
