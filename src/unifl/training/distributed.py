@@ -8,6 +8,7 @@ optimisers in turn. Averaging once per update, after all micro-batches, is exact
 
 from __future__ import annotations
 
+import atexit
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -29,6 +30,21 @@ def num_processes() -> int:
 def several_processes() -> bool:
     """True where more than one process trains."""
     return num_processes() > 1
+
+
+def close_at_exit() -> None:
+    """Leave the group of processes before the interpreter ends.
+
+    Threads of the group that still run while the interpreter is taken down abort a process whose work is done.
+    """
+    if several_processes():
+        atexit.unregister(_close)  # one call is enough, however many runs a program makes
+        atexit.register(_close)
+
+
+def _close() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:

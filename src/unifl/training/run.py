@@ -32,6 +32,7 @@ from unifl.training.checkpoint import (
 )
 from unifl.training.clock import Clock, readable_seconds
 from unifl.training.config import TrainingConfig
+from unifl.training.distributed import close_at_exit
 from unifl.training.logging import StepLines, save_grid
 from unifl.training.memory import optimizer_bytes
 from unifl.training.monitor import all_finite
@@ -240,6 +241,7 @@ def prepare_accelerator(given: Accelerator | None, config: TrainingConfig, run_f
             given = Accelerator(mixed_precision="no", log_with=config.report_to, project_dir=str(run_folder))
         except ValueError as error:
             raise UserError(f"accelerate refuses these settings: {error}") from error
+        close_at_exit()  # whoever brings an accelerator ends its processes too
     if config.report_to is not None and not given.log_with:
         raise UserError(
             f"the tracker {config.report_to!r} is not installed; try: pip install {config.report_to}"

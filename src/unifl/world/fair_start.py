@@ -8,20 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unifl.evaluation.judge import read_features
+from unifl.evaluation.judge import Judge, read_features
 from unifl.metrics.diversity import relative_diversity, seed_diversity
 from unifl.models import Generator
 from unifl.process import Spacing
 from unifl.sampling import sample
 from unifl.world.annotated import SceneImages
-from unifl.world.judges import WorldJudge
 from unifl.world.scenes import QUALITIES, STYLES, parse, sample_prompts
 
 
 @torch.no_grad()
 def fair_start_numbers(
     generator: Generator,
-    judge: WorldJudge,
+    judge: Judge,
     *,
     guidance: float,
     spacing: Spacing,
@@ -54,5 +53,5 @@ def fair_start_numbers(
     return {**out, "diversity_share": share.value}
 
 
-def _diversity(judge: WorldJudge, pictures: Sequence[Tensor]) -> np.ndarray:
+def _diversity(judge: Judge, pictures: Sequence[Tensor]) -> np.ndarray:
     return seed_diversity(np.stack([read_features(judge, images) for images in pictures], axis=1))
