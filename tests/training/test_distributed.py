@@ -144,3 +144,20 @@ def test_buckets_hold_each_tensor_once_by_type(monkeypatch):
     assert sorted(id(t) for bucket in buckets for t in bucket) == sorted(map(id, tensors))
     assert all(len({t.dtype for t in bucket}) == 1 for bucket in buckets)
     assert [[len(t) for t in bucket] for bucket in buckets] == [[10], [20, 3], [100], [5]]
+
+
+def test_processes_leave_their_group_when_the_program_ends(tmp_path):
+    """In a process of its own: what happens at the end of a program cannot be watched from within it."""
+    program = f"""
+import atexit, torch.distributed as dist
+from unifl.training import distributed
+# handlers run last come, first served: this one looks after all others have run
+atexit.register(lambda: print("open" if dist.is_initialized() else "closed"))
+dist.init_process_group("gloo", init_method="file://{tmp_path}/store", rank=0, world_size=1)
+distributed.num_processes = lambda: 2
+distributed.close_at_exit()
+distributed.close_at_exit()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["closed"]

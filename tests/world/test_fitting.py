@@ -17,17 +17,17 @@ CONFIG = FitConfig(steps=40, learning_rate=1e-2, warmup=4, save_every=10, restar
 def _regression():
     torch.manual_seed(0)
     network = nn.Linear(3, 1)
-    rates: list[float] = []
 
     def loss(step: int) -> torch.Tensor:
         x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
         return (network(x)[:, 0] - x.sum(1)).square().mean()
 
-    return network, loss, rates
+    return network, loss
 
 
 def _rates(monkeypatch, tmp_path, config):
-    network, loss, rates = _regression()
+    network, loss = _regression()
+    rates: list[float] = []
     step = torch.optim.AdamW.step
 
     def watched(self, *args, **kwargs):
@@ -50,9 +50,9 @@ def test_the_learning_rate_warms_up_falls_and_starts_again(monkeypatch, tmp_path
 
 
 def test_a_fit_that_was_stopped_continues_to_the_same_weights(tmp_path):
-    whole, loss, _ = _regression()
+    whole, loss = _regression()
     fit(whole, loss, CONFIG, tmp_path / "a", name="net", snapshots={16: tmp_path / "early.safetensors"})
-    stopped, loss, _ = _regression()
+    stopped, loss = _regression()
 
     def until_25(step: int) -> torch.Tensor:
         if step == 25:
@@ -61,7 +61,7 @@ def test_a_fit_that_was_stopped_continues_to_the_same_weights(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         fit(stopped, until_25, CONFIG, tmp_path / "b", name="net")
-    resumed, loss, _ = _regression()
+    resumed, loss = _regression()
     fit(resumed, loss, CONFIG, tmp_path / "b", name="net")
     assert torch.equal(resumed.weight, whole.weight)
     assert not torch.equal(load_file(tmp_path / "early.safetensors")["weight"], whole.weight)

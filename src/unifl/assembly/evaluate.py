@@ -131,8 +131,7 @@ def evaluate_models(
         diversity_seeds=diversity_seeds,
         object_counts=None if object_counts is None else [int(count) for count in object_counts],
     )
-    entries: dict[str, ModelEntry] = {}
-    found: dict[str, ModelResult] = {}
+    entries, found = dict[str, ModelEntry](), dict[str, ModelResult]()
     for name, candidate in models.items():
         entry = _entry(candidate, prompts, seeds)
         origin = ask.origin(entry, candidate)
@@ -143,11 +142,11 @@ def evaluate_models(
             _keep(folder, name, result, seed=seeds[0])
         if pairs:  # a metric that is not there is noticed before the next model is drawn
             result.scores.per_prompt(metric)
-        entry.metrics = {key: Metric.of(interval) for key, interval in result.metrics.items()}
-        entries[name], found[name] = entry, result
+        metrics = {key: Metric.of(interval) for key, interval in result.metrics.items()}
+        entries[name], found[name] = replace(entry, metrics=metrics), result
     comparisons = compare_models(found, pairs, judge=judge_name, metric=metric)
-    new = Result(models=entries, comparisons=comparisons)
-    return Evaluation(update_result(folder / "result.json", new), found, comparisons)
+    merged = update_result(folder / "result.json", Result(models=entries, comparisons=comparisons))
+    return Evaluation(merged, found, comparisons)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from unifl.evaluation.judge import Judge, read_features
+from unifl.evaluation import Judge, evaluate_model, judge_features
+from unifl.evaluation.scores import SUBSETS
 from unifl.metrics.diversity import relative_diversity, seed_diversity
 from unifl.models import Generator
 from unifl.process import Spacing
@@ -17,7 +16,6 @@ from unifl.world.annotated import SceneImages
 from unifl.world.scenes import QUALITIES, STYLES, parse, sample_prompts
 
 
-@torch.no_grad()
 def fair_start_numbers(
     generator: Generator,
     judge: Judge,
@@ -36,22 +34,23 @@ def fair_start_numbers(
         rendered for the same prompts.
     """
     prompts = sample_prompts(number, seed=seed, held_out=True)
-    drawn = [
-        sample(generator, prompts, seed=seed + k, num_steps=num_steps, guidance=guidance, spacing=spacing)
-        for k in range(2)
-    ]
-    scores = judge(torch.cat(drawn), prompts * 2)
-    wanted = [parse(prompt) for prompt in prompts * 2]
-    counts = np.array([len(description.things) for description in wanted])
-    styles = np.array([description.style for description in wanted])
-    out = {f"right_{n}": float(scores["alignment"][counts == n].mean()) for n in (1, 2, 3)}
+    wanted, seeds = [parse(prompt) for prompt in prompts], (seed, seed + 1)
+    found = evaluate_model(
+        partial(sample, generator, num_steps=num_steps, guidance=guidance, spacing=spacing),
+        prompts,
+        judge,
+        seeds=seeds,
+        object_counts=[len(description.things) for description in wanted],
+        diversity_prompts=number,
+        diversity_seeds=len(seeds),
+        batch_size=32,
+        num_previews=0,
+    )
+    out = {f"right_{n}": found.metrics[subset].value for n, subset in SUBSETS.items()}
+    scores, styles = found.scores.values, np.array([description.style for description in wanted])
     out |= {f"style_{style}": float(scores["style"][styles == style].mean()) for style in STYLES}
     for axis in QUALITIES:
         out[f"mean_{axis}"], out[f"std_{axis}"] = float(scores[axis].mean()), float(scores[axis].std())
-    rendered = [SceneImages.of_prompts(prompts, seed=seed + k).images for k in range(2)]
-    share = relative_diversity(_diversity(judge, drawn), _diversity(judge, rendered))
+    rendered = [judge_features(judge, SceneImages.of_prompts(prompts, seed=s).images) for s in seeds]
+    share = relative_diversity(found.diversity, seed_diversity(np.stack(rendered, axis=1)))
     return {**out, "diversity_share": share.value}
-
-
-def _diversity(judge: Judge, pictures: Sequence[Tensor]) -> np.ndarray:
-    return seed_diversity(np.stack([read_features(judge, images) for images in pictures], axis=1))
