@@ -223,3 +223,9 @@ def test_an_unreadable_recipe_names_the_file(tmp_path):
         config.load(path, Recipe)
     with pytest.raises(UserError, match="cannot read the recipe"):
         config.load(tmp_path, Recipe)
+
+
+@pytest.mark.parametrize("word", ["no", "yes", "on", "off", "No"])
+def test_words_of_yaml_1_1_stay_words(word):
+    assert config.load(f"a: {word}\nb: true\nc: False", dict) == {"a": word, "b": True, "c": False}
+    assert config.load({"precision": "bf16"}, dict, [f"precision={word}"]) == {"precision": word}

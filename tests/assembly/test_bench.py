@@ -13,9 +13,10 @@ from unifl.data import Sample
 from unifl.errors import UserError
 from unifl.feedback import LayoutCritic, NetworkFeedback, StructureCritic, StyleCritic, as_feedback
 from unifl.feedback.networks import RewardNetwork, SegmentationNetwork, SharedTrunk, SoloNetwork, StyleNetwork
+from unifl.methods.adversarial import AdversarialConfig
 from unifl.methods.anchors import AnchorConfig
 from unifl.methods.refl import ReFLConfig
-from unifl.methods.unifl_config import AdversarialConfig, AestheticConfig, PerceptualConfig, UniFLConfig
+from unifl.methods.unifl_config import AestheticConfig, PerceptualConfig, UniFLConfig
 from unifl.metrics.result import read_result
 from unifl.sampling import FixedGuidance
 from unifl.testing import tiny_pipeline

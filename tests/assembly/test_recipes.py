@@ -28,6 +28,7 @@ def test_the_recipes_are_found_by_name():
         "aesthetic",
         "adversarial",
         "refl",
+        "finetune",
     }
     assert find_recipe("refl", recipes_folder()) == find_recipe("refl.yaml", recipes_folder())
 

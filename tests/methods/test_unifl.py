@@ -3,11 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from unifl.methods.adversarial import AdversarialConfig
 from unifl.methods.anchors import AnchorConfig
 from unifl.methods.base import Method
 from unifl.methods.refl import ReFL, ReFLConfig
 from unifl.methods.unifl import UniFL
-from unifl.methods.unifl_config import AdversarialConfig, AestheticConfig, PerceptualConfig, UniFLConfig
+from unifl.methods.unifl_config import AestheticConfig, PerceptualConfig, UniFLConfig
 from unifl.sampling import FixedGuidance
 
 LEVELS = {"color": 0.5, "lighting": 0.9}

@@ -8,8 +8,9 @@ from unifl import config as configs
 from unifl.data import Sample
 from unifl.errors import UserError
 from unifl.feedback import FunctionFeedback, as_feedback
+from unifl.methods.adversarial import AdversarialConfig
 from unifl.methods.unifl import UniFL
-from unifl.methods.unifl_config import AdversarialConfig, AestheticConfig, PerceptualConfig, UniFLConfig
+from unifl.methods.unifl_config import AestheticConfig, PerceptualConfig, UniFLConfig
 
 STAGE_1 = {"perceptual": {"weights": {"structure": 0.01}}, "aesthetic": {"levels": {"color": 1.8}}}
 

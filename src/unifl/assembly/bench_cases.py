@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from unifl.feedback import Critic, Feedback
+from unifl.methods.adversarial import AdversarialConfig
 from unifl.methods.refl import ReFL, ReFLConfig
 from unifl.methods.unifl import UniFL
-from unifl.methods.unifl_config import AdversarialConfig, AestheticConfig, PerceptualConfig, UniFLConfig
+from unifl.methods.unifl_config import AestheticConfig, PerceptualConfig, UniFLConfig
 from unifl.models.load import load_pipeline, make_generator
 from unifl.models.lora import LoraTraining
 

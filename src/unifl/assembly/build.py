@@ -14,6 +14,7 @@ from unifl.data import AnnotatedImages
 from unifl.errors import UserError
 from unifl.feedback import Critic, Feedback
 from unifl.methods.base import Method, Source
+from unifl.methods.finetune import FineTune, FineTuneConfig
 from unifl.methods.refl import ReFL, ReFLConfig
 from unifl.methods.unifl import UniFL
 from unifl.models import Generator, load_generator
@@ -121,6 +122,8 @@ def _method(
 ) -> Method:
     if isinstance(recipe.method, ReFLConfig):
         return ReFL(generator, recipe.method, rewards=rewards, sources=sources)
+    if isinstance(recipe.method, FineTuneConfig):
+        return FineTune(generator, recipe.method, sources=sources)
     return UniFL(
         generator,
         recipe.method,

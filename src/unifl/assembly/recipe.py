@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from unifl import config as configs
 from unifl.errors import UserError, nearest
+from unifl.methods.finetune import FineTuneConfig
 from unifl.methods.refl import ReFLConfig
 from unifl.methods.unifl_config import UniFLConfig
 from unifl.models.load import FullTraining
@@ -114,8 +115,8 @@ class Recipe:
     """Folder of the run."""
     model: ModelConfig
     """What it starts from."""
-    method: UniFLConfig | ReFLConfig
-    """`kind: unifl` or `kind: refl`, with the settings of that method."""
+    method: UniFLConfig | ReFLConfig | FineTuneConfig
+    """`kind: unifl`, `kind: refl` or `kind: finetune`, with the settings of that method."""
     rewards: dict[str, str | Part] = field(default_factory=dict)
     """Rewards by the name that the method calls them: `world:rewards/color`, a folder, `package.module:name`."""
     levels: str | None = None

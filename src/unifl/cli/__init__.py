@@ -15,6 +15,7 @@ from unifl.cli.evaluate import CompareCommand, compare, evaluate
 from unifl.cli.generate import generate
 from unifl.cli.publish import push
 from unifl.cli.report import report
+from unifl.cli.reproduce import reproduce
 from unifl.cli.train import train
 from unifl.cli.world import world
 
@@ -64,3 +65,4 @@ app.command()(demo)
 app.command()(doctor)
 app.command()(push)
 app.command()(bench)
+app.command()(reproduce)

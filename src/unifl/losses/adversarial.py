@@ -50,3 +50,34 @@ def discriminator_bce(
         fake_logit: logits of generated pictures, detached from the generator by the caller.
     """
     return F.softplus(-at_least_float32(real_logit)) + F.softplus(at_least_float32(fake_logit))
+
+
+def r1_penalty(real_logit: Float[Tensor, " b"], real: Float[Tensor, "b *pixels"]) -> Float[Tensor, " b"]:
+    """Squared gradient of the logit at real pictures, summed over pixels, with a graph to the discriminator.
+
+    Args:
+        real_logit: logits of real pictures, computed from `real`.
+        real: the pictures, which require a gradient.
+
+    Reference:
+        R1 of Mescheder et al., arXiv 1801.04406, eq. 9, without the factor gamma / 2.
+    """
+    (slope,) = torch.autograd.grad(real_logit.sum(), real, create_graph=True)
+    return at_least_float32(slope).square().flatten(1).sum(1)
+
+
+def approximate_r1_penalty(
+    real_logit: Float[Tensor, " b"], perturbed_logit: Float[Tensor, " b"]
+) -> Float[Tensor, " b"]:
+    """Squared change of the logit under a little noise on the real picture.
+
+    For noise of deviation sigma its mean is sigma^2 times `r1_penalty`, up to terms of order sigma^4.
+
+    Args:
+        real_logit: logits of real pictures.
+        perturbed_logit: logits of the same pictures with noise added.
+
+    Reference:
+        The "approximated R1" of Lin et al., arXiv 2501.08316, without its factor lambda.
+    """
+    return (at_least_float32(real_logit) - at_least_float32(perturbed_logit)).square()

@@ -17,18 +17,24 @@ class Evaluations:
     Args:
         batch_size: Rows b of a training step.
         trains_text: Whether a text encoder trains.
+
+    Attributes:
+        share: Of the training steps in which what is added next happens.
+        per_step: The sum so far.
     """
 
     def __init__(self, batch_size: int, *, trains_text: bool) -> None:
         self.batch_size = batch_size
+        self.share = 1.0
         self.per_step: dict[str, float] = {}
         self._trains_text = trains_text
         self._encoded: set[str] = set()
 
     def add(self, kind: str, per_picture: float | int = 1) -> None:
-        """Add `per_picture` evaluations for each row."""
-        if per_picture:
-            self.per_step[kind] = self.per_step.get(kind, 0.0) + float(per_picture) * self.batch_size
+        """Add `per_picture` evaluations for each row, in `share` of the training steps."""
+        mean = per_picture * self.share
+        if mean:
+            self.per_step[kind] = self.per_step.get(kind, 0.0) + mean * self.batch_size
 
     def prompts(self, source: str) -> None:
         """Encode the prompts of a source."""
@@ -38,7 +44,7 @@ class Evaluations:
 
     def latents(self, source: str) -> None:
         """Encode the pictures of a source."""
-        if f"latents of {source}" not in self._encoded:
+        if self.share and f"latents of {source}" not in self._encoded:
             self._encoded.add(f"latents of {source}")
             self.add("vae encode")
 
@@ -53,6 +59,13 @@ class Evaluations:
         self.add("unet forward", without)
         self.add("unet forward+backward", graded)
         self.add("vae decode forward+backward")
+
+    def pictures_only(self, config: RolloutConfig, *, start: int | None = None) -> None:
+        """A rollout of which nothing carries a graph, with its decode."""
+        if self._trains_text:
+            self.add("text forward", 1 + config.needs_negative / self.batch_size)
+        self.add("unet forward", sum(config.evaluations(start=start)))
+        self.add("vae decode")
 
     def anchors(self, config: AnchorConfig, rollouts: Sequence[RolloutConfig]) -> None:
         """The anchors of a method that makes these rollouts."""

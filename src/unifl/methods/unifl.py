@@ -23,25 +23,18 @@ Aesthetic terms use the adversarial rollout itself where both settle on the same
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from unifl.feedback import Critic, Discriminator, Feedback
-from unifl.losses.adversarial import (
-    discriminator_bce,
-    generator_bounded,
-    generator_linear,
-    generator_logsigmoid,
-)
 from unifl.losses.reward import hinge
+from unifl.methods.adversarial import AdversarialTerm
 from unifl.methods.anchors import denoising_anchor, distance_anchor
 from unifl.methods.base import MicroBatch, Source, StepOutput
 from unifl.methods.counting import Evaluations
 from unifl.methods.pictures import Picture, Rows, picture_from_image, picture_from_noise
-from unifl.methods.unifl_config import AdversarialConfig, UniFLConfig, check_parts
+from unifl.methods.unifl_config import UniFLConfig, check_parts
 from unifl.models.generator import Generator
 from unifl.sampling import RolloutConfig
 
@@ -87,9 +80,13 @@ class UniFL:
             "student": list(generator.trainable_parameters().values())
         }
         modules: dict[str, nn.Module] = {}
+        self.adversarial: AdversarialTerm | None = None
         self.discriminator: Discriminator | None = None
-        if config.adversarial_on and discriminator is not None:
+        if config.adversarial is not None and config.adversarial_on and discriminator is not None:
             self.discriminator = Discriminator.from_feedback(discriminator).to(generator.device)
+            self.adversarial = AdversarialTerm(
+                generator, self.discriminator, config.adversarial, config.decode
+            )
             if config.trains_discriminator:
                 self.updates = ("student", "discriminator")
                 parameters["discriminator"] = list(self.discriminator.parameters())
@@ -100,22 +97,32 @@ class UniFL:
     def step(self, update: str, batch: MicroBatch) -> StepOutput:
         """Losses of one micro-batch for "student", then for "discriminator"."""
         if update == "discriminator":
-            return self._discriminator(batch)
+            assert self.adversarial is not None
+            return self.adversarial.update(batch)
         rows = {name: Rows(self.generator, batch.data[name]) for name in self.sources}
         output = StepOutput(losses={})
-        pictures: list[Picture] = []
+        if self.adversarial is None:
+            self._quality(batch, rows, None, output)
+            return output
+        term, own = self.adversarial, rows[self.adversarial.config.source]
+        if term.is_generators_turn(batch.key.step):
+            self._quality(batch, rows, term.student(batch, own, output), output)  # section 4.3
+        else:
+            term.pictures_only(batch, own, output)
+        return output
+
+    def _quality(
+        self, batch: MicroBatch, rows: Mapping[str, Rows], adversarial: Picture | None, output: StepOutput
+    ) -> None:
+        """Every term of the student beside the adversarial one."""
+        pictures = [] if adversarial is None else [adversarial]
         for source, names in self.config.critics_by_source.items():
             pictures.append(self._perceptual(batch, rows[source], source, names, output))
-        adversarial = None
-        if self.config.adversarial is not None and self.config.adversarial_on:
-            adversarial = self._adversarial(batch, rows[self.config.adversarial.source], output)
-            pictures.append(adversarial)
         if self.config.aesthetic is not None and self.config.axes:
             aesthetic = self._aesthetic(batch, rows[self.config.aesthetic.source], adversarial, output)
             if aesthetic is not adversarial:
                 pictures.append(aesthetic)
         self._anchors(batch, rows, pictures, output)
-        return output
 
     # --- perceptual feedback (section 4.1, algorithm 1) -----------------------------------------------------
 
@@ -167,67 +174,6 @@ class UniFL:
             output.metrics[f"reward/{axis}"] = score.detach().mean()
         return picture
 
-    # --- adversarial feedback (section 4.3) -----------------------------------------------------------------
-
-    def _adversarial(self, batch: MicroBatch, rows: Rows, output: StepOutput) -> Picture:
-        config = self.config.adversarial
-        assert config is not None and self.discriminator is not None
-        if config.start == "noise":
-            picture = picture_from_noise(
-                self.generator, rows, batch.key, config, self.config.decode, purpose="adversarial"
-            )
-        else:
-            picture = picture_from_image(
-                self.generator,
-                rows,
-                batch.key,
-                config,
-                self.config.decode,
-                start=config.num_steps,
-                purpose="adversarial",
-            )
-        _record(output, "adversarial", picture)
-        fake = self.discriminator.judge(picture.images, rows.prompts)
-        loss = self._generator_loss(config.loss, fake, rows)
-        output.losses["adversarial"] = config.weight * loss.mean()
-        output.metrics["adversarial/fake_logit"] = fake.detach().mean()
-        if self.config.trains_discriminator:
-            batch.scratch["adversarial"] = (self._real(rows), picture.images.detach(), rows.prompts)
-        return picture
-
-    def _generator_loss(
-        self, loss: Literal["linear", "bounded", "logsigmoid"], fake: Float[Tensor, " b"], rows: Rows
-    ) -> Float[Tensor, " b"]:
-        assert self.discriminator is not None
-        if loss == "linear":
-            return generator_linear(fake)  # eq. 6
-        if loss == "logsigmoid":
-            return generator_logsigmoid(fake)
-        with torch.no_grad():
-            real = self.discriminator.judge(self._real(rows), rows.prompts)
-        # each picture against the real one with its caption, so that the loss does not depend on how a batch is cut
-        return generator_bounded(fake - real, level=0.0)
-
-    def _real(self, rows: Rows) -> Float[Tensor, "b 3 h w"]:
-        assert self.config.adversarial is not None
-        if self.config.adversarial.real == "data":
-            return rows.batch.images
-        return rows.reconstruction
-
-    def _discriminator(self, batch: MicroBatch) -> StepOutput:
-        assert self.discriminator is not None
-        real, fake, prompts = batch.scratch.pop("adversarial")
-        real_logit, fake_logit = self.discriminator(torch.cat([real, fake]), prompts * 2).chunk(2)
-        right = torch.cat([real_logit > 0, fake_logit < 0]).float().mean()
-        return StepOutput(
-            losses={"discriminator": discriminator_bce(real_logit, fake_logit).mean()},  # eq. 6
-            metrics={
-                "discriminator/real_logit": real_logit.detach().mean(),
-                "discriminator/fake_logit": fake_logit.detach().mean(),
-                "discriminator/accuracy": right,
-            },
-        )
-
     # --- anchors and accounts -------------------------------------------------------------------------------
 
     def _anchors(
@@ -245,6 +191,12 @@ class UniFL:
         """Samples through each network in one training step, in expectation over the stops."""
         config, count = self.config, Evaluations(batch_size, trains_text=self.generator.trains_text)
         rollouts: list[RolloutConfig] = []
+        if self.adversarial is not None:
+            self.adversarial.count(count)
+            rollouts.append(self.adversarial.config)
+            count.share = (
+                1 / self.adversarial.config.generator_every
+            )  # the student's other terms keep its turns
         for source, names in config.critics_by_source.items():
             assert config.perceptual is not None
             count.rollout(config.perceptual, source, start=config.perceptual.start)
@@ -256,9 +208,6 @@ class UniFL:
                     f"critic/{name} forward",
                     ("image" in needs) + (pseudo and bool(needs & {"masks", "semantic"})),
                 )
-        if config.adversarial is not None and config.adversarial_on:
-            self._count_adversarial(config.adversarial, count)
-            rollouts.append(config.adversarial)
         if config.aesthetic is not None and config.axes and not config.shares_rollout:
             count.rollout(config.aesthetic, config.aesthetic.source)
             rollouts.append(config.aesthetic)
@@ -266,15 +215,6 @@ class UniFL:
             count.add(f"reward/{axis} forward+backward")
         count.anchors(config.anchors, rollouts)
         return count.per_step
-
-    def _count_adversarial(self, config: AdversarialConfig, count: Evaluations) -> None:
-        count.rollout(config, config.source, start=config.num_steps if config.start == "image" else None)
-        count.add("discriminator forward+backward", 3.0 if self.config.trains_discriminator else 1.0)
-        bounded = config.loss == "bounded"
-        count.add("discriminator forward", float(bounded))
-        if config.real == "reconstruction" and (bounded or self.config.trains_discriminator):
-            count.latents(config.source)
-            count.add("vae decode")
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing but weights is kept between steps."""

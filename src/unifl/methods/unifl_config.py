@@ -11,6 +11,7 @@ import torch
 from unifl.data import annotations_of, collate
 from unifl.errors import UserError
 from unifl.feedback import Critic, Feedback, require_critic_gradient, require_gradient
+from unifl.methods.adversarial import AdversarialConfig
 from unifl.methods.anchors import AnchorConfig
 from unifl.methods.base import Source
 from unifl.methods.pictures import DecodeConfig, check_pictures, need, need_source
@@ -64,31 +65,6 @@ class AestheticConfig(RolloutConfig):
             raise UserError("aesthetic.levels is empty; give each reward its level, for example {color: 1.8}")
         for axis in self.weights:
             need(axis, list(self.levels), what="axis", wanted_by="aesthetic.weights")
-
-
-@dataclass(kw_only=True)
-class AdversarialConfig(RolloutConfig):
-    """Adversarial feedback: a reward model that trains, on steps spread over the whole schedule."""
-
-    stop: tuple[int, int] | None = None
-    """Steps left after the graded evaluation; null is the whole schedule, as in the paper."""
-    start: Literal["noise", "image"] = "noise"
-    """Pure noise, as in sampling, or a real picture diffused to the first state, which still leaks it."""
-    loss: Literal["linear", "bounded", "logsigmoid"] = "linear"
-    """Of the generator. linear: -r, the paper's, without a lower bound; bounded: relu(r(real) - r), which ends
-    where the picture scores like the real one of its caption; logsigmoid: -log sigmoid(r), as in ByteEdit."""
-    weight: float = 0.05
-    """Weight of the generator's loss; the paper gives none, 0.05 is ByteEdit's."""
-    train_discriminator: bool = True
-    """False freezes it, for comparison: an ordinary reward, which is hacked sooner."""
-    real: Literal["data", "reconstruction"] = "data"
-    """Real pictures as they are, or as the autoencoder gives them back, so that its traces tell nothing."""
-    source: str = "images"
-    """Pictures with captions."""
-
-    def __post_init__(self) -> None:
-        self.check("adversarial")
-        _check_weights("adversarial", {"weight": self.weight})
 
 
 @dataclass(kw_only=True)
@@ -156,7 +132,9 @@ class UniFLConfig:
     def shares_rollout(self) -> bool:
         """Whether the aesthetic term may read the adversarial pictures, because its own would be drawn alike."""
         a, b = self.aesthetic, self.adversarial
-        if a is None or b is None or not self.axes or not self.adversarial_on or b.start != "noise":
+        if a is None or b is None or not self.axes or not self.adversarial_on:
+            return False
+        if b.start != "noise" or b.phases:
             return False
         same = all(getattr(a, name) == getattr(b, name) for name in _SCHEDULE)
         return same and a.stop_range(a.num_steps) == b.stop_range(b.num_steps)

@@ -1,0 +1,78 @@
+"""What a claim comes to: a statement, the rule by which it is decided, the figures, and the verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from unifl.metrics.intervals import Interval
+from unifl.metrics.paired import Paired
+from unifl.metrics.result import Claim
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of figures under a claim."""
+
+    what: str
+    figure: Interval
+    unit: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A claim with everything that is shown of it.
+
+    Attributes:
+        claim: For `result.json`.
+        rule: When it holds; written before anything was measured.
+        rows: The figures.
+        pictures: Names of strips of pictures, with titles.
+        curves: {title: {line: [(x, y, low, high), ...]}} for plots.
+        notes: What else a reader should know.
+    """
+
+    claim: Claim
+    rule: str
+    rows: list[Row]
+    pictures: dict[str, str] = field(default_factory=dict)
+    curves: dict[str, dict[str, list[tuple[float, float, float, float]]]] = field(default_factory=dict)
+    notes: str = ""
+
+
+def decided(
+    name: str,
+    statement: str,
+    *,
+    paper: str,
+    rule: str,
+    holds: bool,
+    figure: Interval,
+    pairs: int,
+    seeds: int,
+    rows: list[Row],
+    **shown: object,
+) -> Finding:
+    """A finding whose verdict is known.
+
+    Args:
+        name: Of the claim.
+        statement: In a sentence.
+        paper: What the paper reports.
+        rule: When it holds.
+        holds: Whether it does.
+        figure: The main one.
+        pairs: Prompt-and-noise pairs behind it, over all training seeds.
+        seeds: Training seeds.
+        rows: All figures.
+        shown: Further fields of `Finding`.
+    """
+    claim = Claim(
+        id=name, statement=statement, paper=paper, measured=figure.value, low=figure.low, high=figure.high,
+        n=pairs, train_seeds=seeds, holds=holds,
+    )  # fmt: skip
+    return Finding(claim=claim, rule=rule, rows=rows, **shown)  # type: ignore[arg-type]
+
+
+def win_row(what: str, paired: Paired) -> Row:
+    """A win rate as a line."""
+    return Row(what=what, figure=paired.rate, unit="%")

@@ -1,0 +1,202 @@
+"""One piece of a reproduction: train a model with one seed, draw held-out prompts, and keep what the judge says."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from rich.console import Console
+from torch import Tensor
+
+from unifl import config as configs
+from unifl.assembly.figures import EVALUATION_SEED
+from unifl.assembly.open_model import Opened, open_model
+from unifl.assembly.recipe import Recipe, load_recipe
+from unifl.assembly.run import run_recipe
+from unifl.evaluation import Judge, picture_grid, score_images
+from unifl.metrics.saturation import mean_saturation
+from unifl.reproduce.parts import Look, Piece, PromptSet, Scores, Training, known
+from unifl.reproduce.prepare import recorded_baseline
+from unifl.reproduce.unknown import names_unknown
+from unifl.sampling import sample
+
+METRICS = (
+    "overall", "alignment", "alignment_fraction", "structure", "style", "quality", "color", "layout", "lighting",
+    "detail",
+)  # fmt: skip
+_PREVIEWS = 8
+_BATCH = 50
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a reproduction works, and with what.
+
+    Attributes:
+        runs: Gets a run folder for each training and seed; may be deleted afterwards.
+        results: Gets the small files that are kept: scores, strips of pictures, what was prepared.
+        judge: Gives the scores; that of final figures, which refuses while something trains.
+        trainings: Everything that is trained, by name.
+        num_prompts: Held-out prompts; each is drawn once per training seed, with that seed's noise.
+        changes: Overrides for all recipes, for a quicker look.
+        console: Where progress is shown.
+    """
+
+    runs: Path
+    results: Path
+    judge: Judge
+    trainings: dict[str, Training]
+    num_prompts: int
+    changes: tuple[str, ...] = ()
+    console: Console = field(default_factory=lambda: Console(quiet=True))
+
+    @property
+    def prepared(self) -> Path:
+        """Folder of what trainings need beside the package."""
+        return self.results / "prepared"
+
+    def run_folder(self, training: str, seed: int) -> Path:
+        """Run folder of one training and seed."""
+        return self.runs / f"{training}-seed{seed}"
+
+    def piece_file(self, training: str, seed: int) -> Path:
+        """The file of scores of one training and seed."""
+        return self.results / "pieces" / f"{training}-seed{seed}.npz"
+
+    def recipe(self, training: Training, seed: int) -> Recipe:
+        """The recipe of one training and seed."""
+        assert training.recipe is not None
+        start = () if training.start is None else (f"model.lora={self.run_folder(training.start, seed)}",)
+        changes = [
+            change.replace("{prepared}", str(self.prepared)).replace("{runs}", str(self.runs))
+            for change in training.changes
+        ]
+        place = [
+            f"output_dir={self.run_folder(training.name, seed)}",
+            f"training.seed={seed}",
+            "validation=null",
+        ]
+        return load_recipe(training.recipe, [*changes, *self.changes, *start, *place])
+
+    def origin(self, training: Training, seed: int) -> str:
+        """What the scores of one training and seed depend on, those of what it starts from included."""
+        settings = ""
+        if training.recipe is not None:
+            recipe = replace(self.recipe(training, seed), output_dir="")
+            recipe = replace(recipe, model=replace(recipe.model, lora=None))
+            settings = configs.dump(recipe)
+            settings = settings.replace(str(self.prepared), "prepared").replace(str(self.runs), "runs")
+        if training.start is not None:
+            settings += self.origin(self.trainings[training.start], seed)
+        return training.origin(seed, prompts=self.num_prompts, settings=settings)
+
+    def known(self, training: Training, seed: int) -> Piece | None:
+        """The piece, if it was measured before and nothing has changed since."""
+        return known(self.piece_file(training.name, seed), self.origin(training, seed))
+
+
+def measure(place: Workplace, training: Training, seed: int) -> Piece:
+    """Train if the model is not there yet, judge it, and write the piece.
+
+    Args:
+        place: Where.
+        training: What.
+        seed: Of the training, and of the noise that is drawn with.
+    """
+    began = time.perf_counter()
+    train(place, training, seed)
+    trained = time.perf_counter()
+    looks: dict[str, Scores] = {}
+    for look in training.looks:
+        prompts = held_out_prompts(place.num_prompts, look.prompts)
+        images = _drawn(_opened(place, training, seed, look), prompts, seed)
+        looks[look.name] = _judged(place.judge, images, prompts)
+        _keep_pictures(place, f"{training.name}-{look.name}", images, seed)
+    piece = Piece(
+        origin=place.origin(training, seed),
+        looks=looks,
+        seconds={"training": trained - began, "judging": time.perf_counter() - trained},
+        threads=torch.get_num_threads(),
+    )
+    piece.save(place.piece_file(training.name, seed))
+    return piece
+
+
+def train(place: Workplace, training: Training, seed: int) -> None:
+    """The run of one training and seed, and of what it starts from; complete ones cost nothing."""
+    if training.recipe is None:
+        return
+    if training.start is not None:
+        train(place, place.trainings[training.start], seed)
+    run_recipe(place.recipe(training, seed), progress=False, console=None)
+
+
+@lru_cache(maxsize=4)
+def held_out_prompts(number: int, which: PromptSet) -> list[str]:
+    """Prompts for final figures, of which no combination occurs in anything that trained."""
+    from unifl.world.scenes import sample_prompts
+
+    if which == "held_out":
+        return sample_prompts(number, seed=EVALUATION_SEED, held_out=True)
+    several = sample_prompts(4 * number, seed=EVALUATION_SEED, held_out=True)
+    chosen = [prompt for prompt in several if names_unknown(prompt)]
+    assert len(chosen) >= number
+    return chosen[:number]
+
+
+def _opened(place: Workplace, training: Training, seed: int, look: Look) -> Opened:
+    if training.recipe is None:
+        assert look.num_steps is not None
+        best = recorded_baseline(place.prepared, look.num_steps)
+        return open_model(
+            "world:pipeline", num_steps=look.num_steps, guidance=best["guidance"], spacing=best["spacing"]
+        )
+    folder = place.run_folder(training.name, seed)
+    if look.checkpoint is not None:
+        folder = folder / f"checkpoint-{look.checkpoint}"
+    return open_model(folder, num_steps=look.num_steps)
+
+
+@torch.no_grad()
+def _drawn(model: Opened, prompts: list[str], seed: int) -> Float[Tensor, "p 3 h w"]:
+    how = model.sampling
+    return sample(
+        model.generator,
+        prompts,
+        seed=seed,
+        num_steps=how.num_steps,
+        guidance=how.guidance,
+        spacing=how.spacing,
+        negative_prompt=how.negative_prompt,
+        batch_size=_BATCH,
+    )
+
+
+def _judged(judge: Judge, images: Float[Tensor, "p 3 h w"], prompts: list[str]) -> Scores:
+    """The judge's scores, the saturation of the colours, and what the packaged detail reward says."""
+    from unifl.world.assets import load_rewards
+
+    table = score_images(judge, images, prompts)
+    values = {name: table.values[name][:, 0] for name in METRICS}
+    values["saturation"] = mean_saturation(images).numpy().astype(np.float64)
+    with torch.no_grad():
+        reward = load_rewards()["detail"](images, prompts)
+    values["reward_detail"] = reward.numpy().astype(np.float64)
+    return Scores(values)
+
+
+def _keep_pictures(place: Workplace, name: str, images: Float[Tensor, "p 3 h w"], seed: int) -> None:
+    if seed == 0:
+        path = place.results / "pictures" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture_grid([list(images[:_PREVIEWS])], scale=1).save(path, optimize=True)
+
+
+def preview_prompts() -> list[str]:
+    """The prompts of the pictures that are kept."""
+    return held_out_prompts(_PREVIEWS, "held_out")

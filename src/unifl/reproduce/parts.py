@@ -1,0 +1,164 @@
+"""Independent pieces of a reproduction: what is trained, how it is drawn, and the file of the judge's scores."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from unifl.errors import UserError
+
+PromptSet = Literal["held_out", "unknown"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """One way of drawing a model; the judge reads what it draws.
+
+    Attributes:
+        name: What figures call it.
+        num_steps: Guidance and spacing are those of the run; of the packaged model, the best on record at this number.
+            None is what the run says.
+        checkpoint: Training step of the checkpoint; None is the end.
+        prompts: "held_out", or those of them that name a concept which the critic of `unknown.py` never saw.
+    """
+
+    name: str = "end"
+    num_steps: int | None = None
+    checkpoint: int | None = None
+    prompts: PromptSet = "held_out"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """A model of a reproduction, trained once per seed.
+
+    Attributes:
+        name: What figures call it.
+        recipe: A recipe of the package; None is the packaged model as it is.
+        changes: Overrides; `{prepared}` and `{runs}` stand for the folders of small files that were
+            prepared, and of large ones.
+        start: The training, of the same seed, whose LoRA this one starts from.
+        needs: Names of what must be prepared before.
+        looks: How it is judged.
+    """
+
+    name: str
+    recipe: str | None = None
+    changes: tuple[str, ...] = ()
+    start: str | None = None
+    needs: tuple[str, ...] = ()
+    looks: tuple[Look, ...] = field(default=(Look(),))
+
+    def origin(self, seed: int, *, prompts: int, settings: str) -> str:
+        """Everything that its scores depend on, as text: two pieces of equal origin have equal scores.
+
+        Args:
+            seed: Of the training, and of the noise that is drawn with.
+            prompts: Number of prompts.
+            settings: The text of the recipe, and whatever else counts.
+        """
+        described = asdict(self) | {
+            "seed": seed,
+            "number": prompts,
+            "settings": settings,
+            "world": world_sha256(),
+        }
+        return json.dumps(described, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the judge said of one look: for each metric one number per prompt, NaN where it does not apply."""
+
+    values: dict[str, Float[np.ndarray, " p"]]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The result of one training and seed.
+
+    Attributes:
+        origin: See `Training.origin`.
+        looks: Scores by the name of the look.
+        seconds: Wall-clock time of training and of judging.
+        threads: Threads that it ran with.
+    """
+
+    origin: str
+    looks: dict[str, Scores]
+    seconds: dict[str, float]
+    threads: int
+
+    def save(self, path: Path) -> None:
+        """Write it whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays: dict[str, Any] = {
+            "about": np.array(
+                json.dumps({"origin": self.origin, "seconds": self.seconds, "threads": self.threads})
+            )
+        }
+        for look, scores in self.looks.items():
+            for metric, values in scores.values.items():
+                arrays[f"{look}/{metric}"] = values.astype(np.float32)
+        temporary = path.with_suffix(".part")
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Piece:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: A damaged file.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                data = {name: file[name] for name in file.files}
+            about = json.loads(str(data.pop("about")))
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{path} is not a result of `unifl reproduce` ({error}); delete it") from None
+        looks: dict[str, dict[str, np.ndarray]] = {}
+        for key, values in data.items():
+            look, _, metric = key.rpartition("/")
+            looks.setdefault(look, {})[metric] = values.astype(np.float64)
+        found = {name: Scores(values) for name, values in looks.items()}
+        return cls(about["origin"], found, about["seconds"], about["threads"])
+
+
+def known(path: Path, origin: str) -> Piece | None:
+    """The piece in a file, if it is there and everything that it depends on is as it was."""
+    if not path.is_file():
+        return None
+    piece = Piece.load(path)
+    return piece if piece.origin == origin else None
+
+
+@lru_cache(maxsize=1)
+def world_sha256() -> str:
+    """A hash of all packaged weights and settings."""
+    from unifl.world.assets import ASSETS
+
+    digest = hashlib.sha256()
+    for path in sorted(ASSETS.rglob("*")):
+        if path.is_file():
+            digest.update(str(path.relative_to(ASSETS)).encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def by_name(trainings: tuple[Training, ...]) -> Mapping[str, Training]:
+    """The trainings by name, in an order in which each comes after what it starts from."""
+    found: dict[str, Training] = {}
+    for training in trainings:
+        assert training.start is None or training.start in found, f"{training.name} comes before its start"
+        found[training.name] = training
+    return found

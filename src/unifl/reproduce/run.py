@@ -1,0 +1,148 @@
+"""A whole reproduction: what is missing is trained and judged, then all claims are decided and a page is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from unifl.errors import UserError, nearest
+from unifl.evaluation import Judge
+from unifl.metrics.result import Result, update_result
+from unifl.reproduce.claims import Finding
+from unifl.reproduce.figures import Table
+from unifl.reproduce.measure import Workplace, measure
+from unifl.reproduce.page import write_page
+from unifl.reproduce.parts import Piece, Training, by_name
+from unifl.reproduce.prepare import prepare
+from unifl.reproduce.unifl_claims import CLAIMS, NEEDED
+from unifl.reproduce.unifl_trainings import NUM_PROMPTS, SEEDS, trainings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to reproduce.
+
+    Attributes:
+        claims: Letters of claims; all by default.
+        seeds: Training seeds.
+        shard: (k, n): every n-th piece of work from the k-th on, for n processes side by side. The page is written when
+            all pieces are there.
+        num_prompts: Held-out prompts per training seed.
+        changes: Overrides for all recipes, for a quicker look.
+    """
+
+    claims: Sequence[str] = tuple(CLAIMS)
+    seeds: Sequence[int] = SEEDS
+    shard: tuple[int, int] = (0, 1)
+    num_prompts: int = NUM_PROMPTS
+    changes: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for claim in self.claims:
+            if claim not in CLAIMS:
+                guess = nearest(claim, CLAIMS)
+                hint = f"did you mean {guess!r}?" if guess else f"there is {', '.join(CLAIMS)}"
+                raise UserError(f"there is no claim {claim!r}; {hint}")
+        index, number = self.shard
+        if not 0 <= index < number:
+            raise UserError(f"shard {index}/{number} makes no sense; write 0/2 and 1/2 for two processes")
+
+
+def reproduce_unifl(
+    folder: Path, runs: Path, request: Request, *, gold: Callable[[], Judge], console: Console
+) -> list[Finding] | None:
+    """Measure what is missing, and write `unifl.md`, `unifl.json` and the folder `unifl/` beside them.
+
+    Pieces that were measured before are not measured again unless something that they depend on has changed.
+
+    Args:
+        folder: For results.
+        runs: For runs.
+        request: What.
+        gold: Loads the judge of final figures.
+        console: Where progress is shown.
+
+    Returns:
+        The findings; None where pieces of other shards are still missing.
+    """
+    all_trainings = by_name(trainings())
+    place = Workplace(
+        runs=runs,
+        results=folder / "unifl",
+        judge=gold(),
+        trainings=dict(all_trainings),
+        num_prompts=request.num_prompts,
+        changes=tuple(request.changes),
+    )
+    wanted = [
+        (all_trainings[name], seed)
+        for seed in request.seeds
+        for name in all_trainings
+        if any(name in NEEDED[claim] for claim in request.claims)
+    ]
+    pieces = _measure_missing(place, _of_shard(wanted, place, request.shard), console)
+    for training, seed in wanted:
+        found = pieces.get((training.name, seed)) or place.known(training, seed)
+        if found is None:
+            console.print(
+                "pieces of other shards are still missing; the page is written by whoever ends last"
+            )
+            return None
+        pieces[training.name, seed] = found
+    table = Table(pieces)
+    findings = [CLAIMS[claim](table, place.prepared) for claim in request.claims]
+    update_result(folder / "unifl.json", Result(claims=[finding.claim for finding in findings]))
+    write_page(folder / "unifl.md", findings, pieces)
+    return findings
+
+
+def _of_shard(
+    wanted: Sequence[tuple[Training, int]], place: Workplace, shard: tuple[int, int]
+) -> list[tuple[Training, int]]:
+    """The pieces of one shard: what shares a run folder or a preparation stays together."""
+    index, number = shard
+    order = list(place.trainings)
+
+    def home(training: Training, seed: int) -> int:
+        while training.start is not None:
+            training = place.trainings[training.start]
+        return order.index(training.name) + (0 if training.needs else seed)
+
+    return [(training, seed) for training, seed in wanted if home(training, seed) % number == index]
+
+
+def _measure_missing(
+    place: Workplace, todo: Sequence[tuple[Training, int]], console: Console
+) -> dict[tuple[str, int], Piece]:
+    found: dict[tuple[str, int], Piece] = {}
+    columns = (
+        TextColumn("{task.description:32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("pieces", total=len(todo))
+        for training, seed in todo:
+            bar.update(task, description=f"{training.name}, seed {seed}")
+            piece = place.known(training, seed)
+            if piece is None:
+                for name in training.needs:
+                    prepare(name, place.prepared, place.runs)
+                piece = measure(place, training, seed)
+                console.print(
+                    f"{training.name}, seed {seed}: "
+                    + ", ".join(f"{what} {took:.0f} s" for what, took in piece.seconds.items())
+                )
+            found[training.name, seed] = piece
+            bar.advance(task)
+    return found

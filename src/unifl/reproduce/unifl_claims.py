@@ -1,0 +1,260 @@
+"""The claims of UniFL (arXiv 2404.05595) and how each is decided from the scores of trained models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from unifl.metrics.intervals import Interval
+from unifl.reproduce.claims import Finding, Row, decided, win_row
+from unifl.reproduce.figures import Table
+from unifl.reproduce.unifl_trainings import LONG_RUN, LONG_RUN_LOOKS, STEP_COUNTS
+
+_QUALITIES = ("overall", "alignment", "structure", "style", "quality")
+
+
+def _changes(table: Table, a: str, b: str, metrics: tuple[str, ...], **looks: str) -> list[Row]:
+    return [
+        Row(what=f"{metric}: {a} - {b}", figure=table.change(metric, a, b, **looks)) for metric in metrics
+    ]
+
+
+def _size(table: Table, *trainings: str) -> dict[str, int]:
+    seeds = table.seeds(*trainings)
+    return {"seeds": len(seeds), "pairs": table.values(trainings[0], "overall", seeds=seeds).size}
+
+
+def _wins_over(
+    table: Table, name: str, statement: str, paper: str, a: str, b: str, *, notes: str = ""
+) -> Finding:
+    """A claim that one training beats another, which holds if it wins more than half of the pairs."""
+    paired = table.wins(a, b)
+    rows = [win_row(f"{a} beats {b}", paired), *_changes(table, a, b, _QUALITIES)]
+    rows += [win_row(f"{model} beats base", table.wins(model, "base")) for model in (a, b)]
+    return decided(
+        name, statement, paper=paper, rule="the lower bound of the win rate is above 50 %",
+        holds=paired.rate.low > 0.5, figure=paired.rate, rows=rows, notes=notes,
+        pictures={"base-end": "base", f"{b}-end": b, f"{a}-end": a}, **_size(table, a, b),
+    )  # fmt: skip
+
+
+def perceptual(table: Table, prepared: Path) -> Finding:
+    """Claim a: full against no perceptual feedback."""
+    return _wins_over(
+        table, "a", "Perceptual feedback adds to aesthetic feedback", "71.9 : 28.1 (figure 6)",
+        "full", "no-perceptual",
+    )  # fmt: skip
+
+
+def decoupled(table: Table, prepared: Path) -> Finding:
+    """Claim b: rewards per axis against a global one."""
+    return _wins_over(
+        table, "b", "One reward model per axis beats one global reward model", "+17 % over ImageReward",
+        "full", "global",
+    )  # fmt: skip
+
+
+def active(table: Table, prepared: Path) -> Finding:
+    """Claim c: active against random prompts."""
+    found = json.loads((prepared / "prompts.json").read_text())
+    finding = _wins_over(
+        table, "c", "Actively selected prompts beat random ones", "54.6 : 45.4; diagnostic 0.89 to 0.73",
+        "active-prompts", "random-prompts",
+        notes=(
+            f"The diagnostic (average nearest-neighbour similarity) is {found['random']:.3f} for {found['number']} "
+            f"random prompts and {found['active']:.3f} for as many selected ones: it "
+            f"{'falls' if found['active'] < found['random'] else 'does not fall'}."
+        ),
+    )  # fmt: skip
+    return finding
+
+
+def hacking(table: Table, prepared: Path) -> Finding:
+    """Claim d: a frozen against a trained reward."""
+    looks = [*(f"step-{step}" for step in LONG_RUN_LOOKS[:-1]), "end"]
+    start = "steps-4"
+    rows, curves = [], {"the proxy: detail reward": {}, "gold: overall": {}}
+    for model in ("frozen", "adversarial"):
+        for title, metric in (("the proxy: detail reward", "reward_detail"), ("gold: overall", "overall")):
+            points = [(0.0, table.mean("base", metric, start))]
+            points += [
+                (float(step), table.mean(model, metric, look))
+                for step, look in zip(LONG_RUN_LOOKS, looks, strict=True)
+            ]
+            curves[title][model] = [(x, y.value, y.low, y.high) for x, y in points]
+            change = table.change(metric, model, "base", look_b=start)
+            rows.append(Row(what=f"{title}, {model}: step {LONG_RUN} - start", figure=change))
+    proxy = table.change("reward_detail", "frozen", "base", look_b=start)
+    gold = table.change("overall", "frozen", "base", look_b=start)
+    trained = table.change("overall", "adversarial", "base", look_b=start)
+    paired = table.wins("adversarial", "frozen")
+    rows.insert(0, win_row("adversarial beats frozen", paired))
+    return decided(
+        "d", "A frozen reward is hacked (it rises while gold falls); one that trains as a discriminator is not",
+        paper="figure 9, qualitative",
+        rule=(
+            "frozen: the interval of the proxy's change is above 0 and that of gold's overall score below 0; "
+            "adversarial: the interval of gold's overall score is not below 0"
+        ),
+        holds=proxy.low > 0 and gold.high < 0 and trained.high > 0, figure=paired.rate, rows=rows, curves=curves,
+        pictures={"base-steps-4": "base", "frozen-end": "frozen", "adversarial-end": "adversarial"},
+        **_size(table, "frozen", "adversarial"),
+    )  # fmt: skip
+
+
+def style(table: Table, prepared: Path) -> Finding:
+    """Claim e: style feedback against fine-tuning."""
+    gap = table.change("style", "style", "finetune")
+    rows = [
+        Row(what="style response: base", figure=table.mean("base", "style")),
+        *_changes(table, "style", "base", ("style", "overall")),
+        *_changes(table, "finetune", "base", ("style", "overall")),
+        Row(what="style response: style feedback - plain fine-tuning", figure=gap),
+    ]
+    return decided(
+        "e", "Style feedback raises the style response more than plain fine-tuning on the same pictures",
+        paper="+14.6 points against +4.7 (table 2)",
+        rule="the interval of the difference in style response is above 0", holds=gap.low > 0, figure=gap,
+        rows=rows, pictures={"base-end": "base", "finetune-end": "fine-tuning", "style-end": "style feedback"},
+        **_size(table, "style", "finetune"),
+    )  # fmt: skip
+
+
+def hinge(table: Table, prepared: Path) -> Finding:
+    """Claim f: three hinge levels."""
+    names = {"small": "hinge-small", "calibrated": "full", "large": "hinge-large"}
+    rows = [
+        Row(what=f"{metric}: level {level} - base", figure=table.change(metric, model, "base"))
+        for metric in ("color", "saturation", "quality", "overall")
+        for level, model in names.items()
+    ]
+    less = table.change("color", "full", "hinge-small")
+    more = table.change("saturation", "hinge-large", "full")
+    better = table.change("overall", "hinge-large", "full")
+    rows += [
+        Row(what="color: calibrated - small", figure=less),
+        Row(what="saturation: large - calibrated", figure=more),
+        Row(what="overall: large - calibrated", figure=better),
+    ]
+    return decided(
+        "f", "A hinge level that is too small gains little; one that is too large over-saturates",
+        paper="figure 7, qualitative",
+        rule=(
+            "color gains less with the small level (interval), saturation is higher with the large one (interval), and "
+            "the large one is not better overall"
+        ),
+        holds=less.low > 0 and more.low > 0 and better.low <= 0, figure=more, rows=rows,
+        pictures={f"{model}-end": level for level, model in names.items()}, **_size(table, *names.values()),
+    )  # fmt: skip
+
+
+def steps(table: Table, prepared: Path) -> Finding:
+    """Claim g: numbers of sampler steps."""
+    looks = {number: f"steps-{number}" for number in STEP_COUNTS}
+    wins = {n: table.wins("stage2", "base", look_a=look, look_b=look) for n, look in looks.items()}
+    rows = [win_row(f"stage 2 beats base, both in {n} steps", paired) for n, paired in wins.items()]
+    rows += [
+        win_row("stage 2 in 4 steps beats base in 20", table.wins("stage2", "base", look_a="steps-4")),
+        win_row("stage 2 in 4 steps beats stage 1 in 20", table.wins("stage2", "full", look_a="steps-4")),
+    ]
+    rows += [
+        Row(what=f"overall: stage 2 in {n} steps", figure=table.mean("stage2", "overall", look))
+        for n, look in looks.items()
+    ]
+    worse = table.change("overall", "stage2", "stage2", look_a="steps-1", look_b="steps-4")
+    rows.append(Row(what="overall: 1 step - 4 steps", figure=worse))
+    curve = {
+        model: [
+            (float(n), y.value, y.low, y.high)
+            for n, look in looks.items()
+            for y in [table.mean(model, "overall", look)]
+        ]
+        for model in ("stage2", "base")
+    }
+    return decided(
+        "g", "Stage 2 works in 2 to 8 steps; one step is visibly worse", paper="FID 42.91 to 33.54 in 4 steps",
+        rule="it beats the base at 2, 4 and 8 steps (lower bounds above 50 %), and 1 step is worse than 4 (interval)",
+        holds=all(wins[n].rate.low > 0.5 for n in (2, 4, 8)) and worse.high < 0, figure=wins[4].rate, rows=rows,
+        pictures={f"stage2-{look}": f"stage 2, {n} steps" for n, look in looks.items()},
+        curves={"gold: overall over sampler steps": curve}, **_size(table, "stage2", "base"),
+    )  # fmt: skip
+
+
+def together(table: Table, prepared: Path) -> Finding:
+    """Claim h: two objectives together."""
+    names = ("structure-alone", "style-alone", "structure-and-style")
+    rows = [
+        Row(what=f"{metric}: {name} - base", figure=table.change(metric, name, "base"))
+        for metric in ("structure", "style")
+        for name in names
+    ]
+    kept = [
+        table.change("structure", "structure-and-style", "structure-alone"),
+        table.change("style", "structure-and-style", "style-alone"),
+    ]
+    rows += [
+        Row(what="structure: both - structure alone", figure=kept[0]),
+        Row(what="style: both - style alone", figure=kept[1]),
+    ]
+    return decided(
+        "h", "Structure and style objectives can be used together without hurting each other",
+        paper="figure 8, qualitative",
+        rule="neither metric falls by more than 0.02 against its objective alone (lower bounds above -0.02)",
+        holds=all(change.low > -0.02 for change in kept), figure=kept[0], rows=rows,
+        pictures={f"{name}-end": name.replace("-", " ") for name in names}, **_size(table, *names),
+    )  # fmt: skip
+
+
+def unknown(table: Table, prepared: Path) -> Finding:
+    """Claim i: concepts outside the critic's training set."""
+    gain = table.change("structure", "unknown-structure", "base", look_a="unknown", look_b="unknown")
+    known = table.change("structure", "structure-alone", "base", look_a="unknown", look_b="unknown")
+    rows = [
+        Row(what="structure of unknown shapes: critic that never saw them - base", figure=gain),
+        Row(what="structure of the same prompts: critic that knows them - base", figure=known),
+    ]
+    return decided(
+        "i", "Structure feedback improves concepts that its critic was never trained on",
+        paper="appendix A.3, qualitative",
+        rule="the interval of the change of structure on prompts that name such shapes is above 0",
+        holds=gain.low > 0, figure=gain, rows=rows,
+        pictures={"base-unknown": "base", "unknown-structure-unknown": "critic without stars and crosses"},
+        **_size_of_look(table, "unknown-structure", "unknown"),
+    )  # fmt: skip
+
+
+def _size_of_look(table: Table, training: str, look: str) -> dict[str, int]:
+    values = table.values(training, "overall", look)
+    return {"seeds": len(values), "pairs": values.size}
+
+
+def interval_text(figure: Interval, unit: str = "") -> str:
+    """Read as 52.1% [50.3%, 54.0%], or as +0.021 [+0.012, +0.030]."""
+    if unit == "%":
+        return f"{figure.value:.1%} [{figure.low:.1%}, {figure.high:.1%}]"
+    return f"{figure.value:+.3f} [{figure.low:+.3f}, {figure.high:+.3f}]"
+
+
+CLAIMS: dict[str, Callable[[Table, Path], Finding]] = {
+    "a": perceptual,
+    "b": decoupled,
+    "c": active,
+    "d": hacking,
+    "e": style,
+    "f": hinge,
+    "g": steps,
+    "h": together,
+    "i": unknown,
+}
+NEEDED: dict[str, tuple[str, ...]] = {
+    "a": ("base", "full", "no-perceptual"),
+    "b": ("base", "full", "global"),
+    "c": ("base", "active-prompts", "random-prompts"),
+    "d": ("base", "frozen", "adversarial"),
+    "e": ("base", "style", "finetune"),
+    "f": ("base", "full", "hinge-small", "hinge-large"),
+    "g": ("base", "full", "stage2"),
+    "h": ("base", "structure-alone", "style-alone", "structure-and-style"),
+    "i": ("base", "unknown-structure", "structure-alone"),
+}

@@ -1,0 +1,116 @@
+"""What is trained for the claims of UniFL; settings were chosen with the validation judge on training prompts.
+
+Every comparison changes one thing between two trainings that share everything else: recipe, steps, seed and noise.
+"""
+
+from __future__ import annotations
+
+from unifl.reproduce.parts import Look, Training
+
+SEEDS = (0, 1, 2)
+NUM_PROMPTS = 400
+STEP_COUNTS = (1, 2, 4, 8)
+LONG_RUN, LONG_RUN_LOOKS = 96, (24, 48, 72, 96)
+NUM_SELECTED = 256
+
+_STAGE_1, _STAGE_2 = "unifl_stage1", "unifl_stage2"
+_GLOBAL = (
+    "method.aesthetic.levels=null",
+    "method.aesthetic.weights={}",
+    "method.aesthetic.weight=1.0",
+    "rewards={global: world:rewards/global}",
+)
+_AT_STEPS = tuple(Look(name=f"steps-{number}", num_steps=number) for number in STEP_COUNTS)
+_CHECKPOINTS = tuple(
+    Look(name="end" if step == LONG_RUN else f"step-{step}", checkpoint=step) for step in LONG_RUN_LOOKS
+)
+# the adversarial term alone, linear as the paper prints it, for longer than is good for a frozen reward
+_LONG = (
+    f"training.max_train_steps={LONG_RUN}",
+    f"training.checkpointing_steps={LONG_RUN_LOOKS[0]}",
+    "training.checkpoints_total_limit=null",
+    "training.lr_scheduler=constant_with_warmup",
+    "training.train_batch_size=16",
+    "method.adversarial.loss=linear",
+)
+_FROZEN = ("method.adversarial.train_discriminator=false", "training.optimizers={}")
+# one critic or two, everything else as in the recipe for structure
+_ALONE = ("critics={structure: world:critics/structure, style: world:critics/style}",)
+
+_CRITIC = "{path: 'unifl.reproduce.unknown:critic', kwargs: {folder: '{runs}/unknown-critic/final'}}"
+
+
+def _levels(color: float) -> tuple[str, ...]:
+    """Stage 1 with another hinge level of color."""
+    from unifl.world.assets import hinge_levels
+
+    levels = {axis: level for axis, level in hinge_levels().items() if axis != "global"} | {"color": color}
+    return ("method.aesthetic.levels={" + ", ".join(f"{k}: {v}" for k, v in levels.items()) + "}",)
+
+
+def color_levels() -> dict[str, float]:
+    """Hinge levels of color: 1.5 deviations of the reward below the calibrated one, that one, and 3 above."""
+    import json
+
+    from unifl.world.assets import ASSETS
+
+    found = json.loads((ASSETS / "rewards" / "levels.json").read_text())["color"]
+    level, deviation = found["level"], found["std"]
+    return {"small": level - 1.5 * deviation, "calibrated": level, "large": level + 3 * deviation}
+
+
+def trainings() -> tuple[Training, ...]:
+    """All of them; those that others start from come first."""
+    levels = color_levels()
+    return (
+        Training(
+            name="base",
+            needs=("baselines",),
+            looks=(Look(num_steps=20), *_AT_STEPS, Look(name="unknown", num_steps=20, prompts="unknown")),
+        ),
+        Training(name="full", recipe=_STAGE_1),
+        Training(name="no-perceptual", recipe=_STAGE_1, changes=("method.perceptual=null", "critics={}")),
+        Training(name="frozen", recipe="adversarial", changes=(*_LONG, *_FROZEN), looks=_CHECKPOINTS),
+        Training(name="adversarial", recipe="adversarial", changes=_LONG, looks=_CHECKPOINTS),
+        Training(name="style", recipe="pefl_style"),
+        Training(name="finetune", recipe="finetune"),
+        Training(name="global", recipe=_STAGE_1, changes=_GLOBAL),
+        *(
+            Training(
+                name=f"{which}-prompts",
+                recipe=_STAGE_1,
+                changes=("data.prompts={prepared}/" + f"{which}.txt",),
+                needs=("prompts",),
+            )
+            for which in ("active", "random")
+        ),
+        Training(name="stage2", recipe=_STAGE_2, start="full", looks=_AT_STEPS),
+        Training(name="hinge-small", recipe=_STAGE_1, changes=_levels(levels["small"])),
+        Training(name="hinge-large", recipe=_STAGE_1, changes=_levels(levels["large"])),
+        Training(
+            name="structure-alone",
+            recipe="pefl_structure",
+            changes=(*_ALONE, "method.perceptual.weights={structure: 1.5}"),
+            looks=(Look(), Look(name="unknown", prompts="unknown")),
+        ),
+        Training(
+            name="style-alone",
+            recipe="pefl_structure",
+            changes=(*_ALONE, "method.perceptual.weights={style: 5.0}"),
+        ),
+        Training(
+            name="structure-and-style",
+            recipe="pefl_structure",
+            changes=(*_ALONE, "method.perceptual.weights={structure: 1.5, style: 5.0}"),
+        ),
+        Training(
+            name="unknown-structure",
+            recipe="pefl_structure",
+            changes=(
+                f"critics.structure={_CRITIC}",
+                "data.images=unifl.reproduce.unknown:KnownScenes",
+            ),
+            needs=("critic",),
+            looks=(Look(name="unknown", prompts="unknown"),),
+        ),
+    )
