@@ -47,7 +47,7 @@ def train(
         accelerate launch --module unifl.cli train my.yaml      several processes
 
     Recipes that come along: unifl_stage1, unifl_stage2, pefl_structure,
-    pefl_style, pefl_layout, aesthetic, adversarial, refl.
+    pefl_style, pefl_layout, aesthetic, adversarial, refl, finetune.
     """
     quiet_libraries()
     from unifl.assembly.recipe import load_recipe

@@ -20,9 +20,9 @@ _HEAD = """# UniFL, claim by claim
 Written by `unifl reproduce unifl`; the figures are in [unifl.json](unifl.json). Models are trained on the
 [embedded world](../world.md) with {seeds} training seeds; each draws {prompts} held-out prompts with noise of its own,
 which both sides of a comparison share. Final figures come from the gold judge, which chose nothing: settings were
-chosen with the validation judge on training prompts, and the rule of each claim was written before it was measured. Intervals
-cover 95 %, over prompts and training seeds (with three seeds they are too narrow rather than too wide). All pieces
-together took {minutes:.0f} minutes, each piece in a process of {threads} thread(s).
+chosen with the validation judge on training prompts, and the rule of each claim was written before it was measured.
+Intervals cover 95 %, over prompts and training seeds (with three seeds they are too narrow rather than too wide). All
+pieces together took {minutes:.0f} minutes, each in a process of {threads} thread(s).
 
 """
 

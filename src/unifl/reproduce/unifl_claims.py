@@ -20,9 +20,9 @@ def _changes(table: Table, a: str, b: str, metrics: tuple[str, ...], **looks: st
     ]
 
 
-def _size(table: Table, *trainings: str) -> dict[str, int]:
+def _size(table: Table, *trainings: str, look: str = "end") -> dict[str, int]:
     seeds = table.seeds(*trainings)
-    return {"seeds": len(seeds), "pairs": table.values(trainings[0], "overall", seeds=seeds).size}
+    return {"seeds": len(seeds), "pairs": table.values(trainings[0], "overall", look, seeds=seeds).size}
 
 
 def _wins_over(
@@ -177,7 +177,7 @@ def steps(table: Table, prepared: Path) -> Finding:
         rule="it beats the base at 2, 4 and 8 steps (lower bounds above 50 %), and 1 step is worse than 4 (interval)",
         holds=all(wins[n].rate.low > 0.5 for n in (2, 4, 8)) and worse.high < 0, figure=wins[4].rate, rows=rows,
         pictures={f"stage2-{look}": f"stage 2, {n} steps" for n, look in looks.items()},
-        curves={"gold: overall over sampler steps": curve}, **_size(table, "stage2", "base"),
+        curves={"gold: overall over sampler steps": curve}, **_size(table, "stage2", "base", look="steps-4"),
     )  # fmt: skip
 
 
@@ -220,13 +220,8 @@ def unknown(table: Table, prepared: Path) -> Finding:
         rule="the interval of the change of structure on prompts that name such shapes is above 0",
         holds=gain.low > 0, figure=gain, rows=rows,
         pictures={"base-unknown": "base", "unknown-structure-unknown": "critic without stars and crosses"},
-        **_size_of_look(table, "unknown-structure", "unknown"),
+        **_size(table, "unknown-structure", "base", look="unknown"),
     )  # fmt: skip
-
-
-def _size_of_look(table: Table, training: str, look: str) -> dict[str, int]:
-    values = table.values(training, "overall", look)
-    return {"seeds": len(values), "pairs": values.size}
 
 
 def interval_text(figure: Interval, unit: str = "") -> str:
