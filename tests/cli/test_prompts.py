@@ -115,6 +115,14 @@ def test_a_prompt_with_a_line_break_needs_jsonl(unifl, prompts):
     assert "a red\ncircle" in load_prompts("few.jsonl")
 
 
+def test_half_a_character_is_found_before_long_work(unifl, prompts):
+    with open("half.jsonl", "w") as file:
+        file.write('{"prompt": "a red circle"}\n{"prompt": "a \\ud83d cat"}\n')
+    result = unifl("prompts", "select", "half.jsonl", "few.jsonl", "--encoder", "world:pipeline")
+    assert result.exit_code == 2
+    assert "prompt 2 of half.jsonl has half of a character" in result.stderr
+
+
 def test_ctrl_c_says_how_to_go_on(unifl, prompts, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt

@@ -82,10 +82,9 @@ def select_to_file(request: SelectionRequest, *, progress: Progress | None = Non
     """
     started = time.perf_counter()
     _check_output(request)
-    prompts = load_prompts(request.source)
-    if request.output.suffix == ".txt":
-        _check_lines(prompts, request)
     parser = find_parser(request.parser)
+    prompts = load_prompts(request.source)
+    _check_prompts(prompts, request)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if request.device == "auto" else request.device
     embeddings: Any
     if request.encoder.endswith(".npy"):
@@ -172,12 +171,17 @@ def _check_output(request: SelectionRequest) -> None:
         require_writable(path)
 
 
-def _check_lines(prompts: Sequence[str], request: SelectionRequest) -> None:
+def _check_prompts(prompts: Sequence[str], request: SelectionRequest) -> None:
     for number, prompt in enumerate(prompts, start=1):
-        if re.search(r"[\r\n]", prompt):
+        if request.output.suffix == ".txt" and re.search(r"[\r\n]", prompt):
             raise UserError(
                 f"prompt {number} of {request.source} has a line break, which a .txt file cannot hold; "
                 f"write {request.output.with_suffix('.jsonl').name}"
+            )
+        if re.search(r"[\ud800-\udfff]", prompt):
+            raise UserError(
+                f"prompt {number} of {request.source} has half of a character (a lone surrogate, as in "
+                '"\\ud83d"); mend or delete it'
             )
 
 

@@ -100,7 +100,7 @@ def test_approximate_mode_reports_its_check():
 
 def test_auto_is_approximate_for_many_and_says_so_when_faiss_is_missing(monkeypatch):
     prompts, rows = _prompts_and_embeddings()
-    monkeypatch.setattr(select, "EXACT_UP_TO", 297)
+    monkeypatch.setattr(select, "EXACT_UP_TO", 397)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
 
     def never(_texts):
@@ -110,8 +110,15 @@ def test_auto_is_approximate_for_many_and_says_so_when_faiss_is_missing(monkeypa
         select_prompts(prompts, never)
     with pytest.raises(UserError, match="needs faiss"):
         SelectionConfig(mode="approximate")
-    monkeypatch.setattr(select, "EXACT_UP_TO", 298)
+    monkeypatch.setattr(select, "EXACT_UP_TO", 398)
     assert select_prompts(prompts, rows).mode == "exact"
+
+
+@pytest.mark.parametrize(("limit", "mode"), [(297, "approximate"), (298, "exact")])
+def test_auto_goes_by_what_the_filter_leaves(monkeypatch, limit, mode):
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(select, "EXACT_UP_TO", limit)
+    assert select_prompts(*_prompts_and_embeddings()).mode == mode
 
 
 def test_an_empty_result_names_the_step_that_removed_all():

@@ -62,5 +62,5 @@ def embed_in_shards(
 def _name(fingerprint: str, texts: Sequence[str]) -> str:
     digest = sha256(fingerprint.encode())
     for text in texts:
-        digest.update(b"\0" + text.encode("utf-8", "surrogatepass"))
+        digest.update(b"\0" + text.encode())
     return digest.hexdigest()[:32]

@@ -132,6 +132,9 @@ def select_prompts(
         )
     clock = _Clock(progress)
     unique = _first_of_each(prompts)
+    _mode(
+        config, len(unique), device
+    )  # a missing faiss is said before prompts are parsed, which can take long
     with clock.step("relations") as report:
         passed = _filter(prompts, unique, parser, config, report)
     mode = _mode(config, len(passed), device)
