@@ -107,10 +107,11 @@ def test_mistakes_are_one_line_before_long_work(unifl, prompts, tmp_path, monkey
 def test_a_prompt_with_a_line_break_needs_jsonl(unifl, prompts):
     with open("lines.jsonl", "w") as file:
         file.write(json.dumps({"prompt": "a red\ncircle"}) + "\n" + json.dumps({"prompt": "a blue square"}))
-    result = unifl("prompts", "select", "lines.jsonl", "few.txt", "--encoder", "world:pipeline")
+    encoder = ("--encoder", "world:pipeline")
+    result = unifl("prompts", "select", "lines.jsonl", "few.txt", *encoder)
     assert result.exit_code == 2
     assert "prompt 1 of lines.jsonl has a line break" in result.stderr and "write few.jsonl" in result.stderr
-    result = unifl("prompts", "select", "lines.jsonl", "few.jsonl", "--encoder", "world:pipeline")
+    result = unifl("prompts", "select", "lines.jsonl", "few.jsonl", *encoder, "--similarity", 1)
     assert result.exit_code == 0, result.output
     assert "a red\ncircle" in load_prompts("few.jsonl")
 

@@ -44,6 +44,7 @@ def test_almost_no_kept_row_has_a_neighbour_above_the_threshold(families):
 
 @pytest.mark.usefixtures("_faiss")
 def test_too_few_cells_are_repaired_by_further_passes(families, monkeypatch):
+    families = families[:8000]
     monkeypatch.setattr(inverted, "_BLOCK", 512)  # little is compared exactly, so that the cells matter
     monkeypatch.setattr(inverted, "_PROBES", 1)
     monkeypatch.setattr(inverted, "_MAX_PASSES", 1)

@@ -149,13 +149,23 @@ def test_bad_input_is_explained(prompts, embeddings, message):
         ({"min_relations": -1}, "min_relations is -1"),
         ({"similarity": 1.5}, r"similarity is 1\.5; a cosine is in \(-1, 1\]"),
         ({"number": 0}, "number is 0"),
-        ({"threshold_rule": "over"}, "write at_least or more_than"),
-        ({"mode": "fast"}, "write auto, exact or approximate"),
     ],
 )
 def test_settings_out_of_range_are_explained(settings, message):
     with pytest.raises(UserError, match=message):
         SelectionConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("threshold_rule", "write at_least or more_than"), ("mode", "write auto, exact or approximate")],
+)
+def test_unknown_words_are_explained(name, message):
+    # the type checks that run with the tests would come first if it was made in the usual way
+    config = SelectionConfig()
+    object.__setattr__(config, name, "other")
+    with pytest.raises(UserError, match=f"{name} is 'other'; {message}"):
+        config.__post_init__()
 
 
 def test_progress_names_its_step():

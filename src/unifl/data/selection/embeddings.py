@@ -81,13 +81,17 @@ def load_text_encoder(source: str | Path, *, device: str | torch.device = "cpu")
         config = AutoConfig.from_pretrained(source, subfolder="text_encoder" if in_pipeline else "")
         tokenizer = AutoTokenizer.from_pretrained(source, subfolder="tokenizer" if in_pipeline else "")
         loader, pool = _how_to_load(config)
+        if config.model_type == "clip":  # its two parts have a width each, and only this one is always right
+            config.text_config.projection_dim = config.projection_dim
+            config = config.text_config
         model, info = loader.from_pretrained(
             source,
+            config=config,
             subfolder="text_encoder" if in_pipeline else "",
             dtype=torch.float32,
             output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"cannot load a text encoder from {source!r} ({reason}); give a CLIP model, a sentence encoder or a "

@@ -122,6 +122,7 @@ class InvertedFile:
         points = embeddings.numpy()
         means.train(points)
         index = faiss.IndexFlatIP(width)
+        assert means.centroids is not None
         index.add(means.centroids)
         nearest = index.search(points, min(probes, num_cells))[1]
         self._cells = torch.from_numpy(nearest).to(torch.int32)  # (n, probes), the nearest first

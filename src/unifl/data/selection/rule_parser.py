@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from unifl.data.selection.relations import Entity
 
-_TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[.,;:!?|()\[\]\n]")
+_TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[.,;:!?|()\[\]]")
 
 _SKIPPED = frozenset(
     "a an the this that these those some any each every another his her its their my your our very highly extremely "
@@ -50,8 +51,7 @@ def parse_by_rules(prompt: str) -> list[Entity]:
     before it ("a woman, wearing a hat"), after a full stop to none.
     """
     reader = _Reader()
-    words = _TOKEN.findall(prompt.lower())
-    for word, following in zip(words, [*words[1:], "."], strict=True):
+    for word, following in pairwise([*_TOKEN.findall(prompt.lower()), "."]):
         reader.read(word, following)
     reader.end_phrase()
     reader.end_relation(None)
