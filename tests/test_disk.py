@@ -5,7 +5,7 @@ from collections import namedtuple
 
 import pytest
 
-from unifl.disk import require_free_space
+from unifl.disk import require_free_space, require_writable, write_atomically
 from unifl.errors import UserError
 
 Usage = namedtuple("Usage", "total used free")
@@ -28,3 +28,22 @@ def test_the_message_has_both_sizes_and_a_way_out(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: Usage(0, 0, 1_500_000))
     with pytest.raises(UserError, match=r"2\.3 GB are needed and 1\.5 MB are free.*checkpoints_total_limit"):
         require_free_space(tmp_path, 2_300_000_000)
+
+
+def test_a_file_that_could_not_be_written_is_refused_beforehand(tmp_path):
+    require_writable(tmp_path / "new" / "a.txt")
+    assert list((tmp_path / "new").iterdir()) == []
+    with pytest.raises(UserError, match="is a folder; name a file"):
+        require_writable(tmp_path)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match=r"cannot write .*file/a\.txt: .*write elsewhere"):
+        require_writable(tmp_path / "file" / "a.txt")
+
+
+def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path, monkeypatch):
+    path = write_atomically(tmp_path / "a.txt", b"old")
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no room"):
+        patch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("no room")))
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    assert write_atomically(path, b"new").read_bytes() == b"new"

@@ -46,6 +46,15 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "runs" / "warm" / "lora" / "pytorch_lora_weights.safetensors").exists()
 
 
+def test_the_python_of_the_page_about_prompts_runs(tmp_path, monkeypatch, capsys):
+    code = _python_blocks(DOCS / "prompt-selection.md")
+    assert "path/to/clip" in code
+    code = code.replace("path/to/clip", str(tiny_folder("sd15", tmp_path / "model")))
+    (tmp_path / "selection.py").write_text(code)
+    runpy.run_path(str(tmp_path / "selection.py"))
+    assert "Counts(read=4, duplicated=0, after_filter=3" in capsys.readouterr().out
+
+
 def test_every_page_is_in_the_navigation_and_exists():
     listed = set(re.findall(r"(\S+\.md)\s*$", (ROOT / "mkdocs.yml").read_text(), flags=re.M))
     assert listed == {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}

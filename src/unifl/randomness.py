@@ -116,10 +116,15 @@ def row_order(n_rows: int, seed: int, purpose: str, index: int) -> int:
     return _permutation(n_rows, seed, purpose, index // n_rows)[index % n_rows]
 
 
+def permutation(n_rows: int, seed: int, purpose: str, epoch: int = 0) -> Int64[Tensor, " n_rows"]:
+    """All rows 0, ..., n_rows - 1 in a random order that depends on every argument."""
+    generator = torch.Generator().manual_seed(_hash("rows", seed, epoch, n_rows, purpose))
+    return torch.randperm(n_rows, generator=generator)
+
+
 @lru_cache(maxsize=16)
 def _permutation(n_rows: int, seed: int, purpose: str, epoch: int) -> tuple[int, ...]:
-    generator = torch.Generator().manual_seed(_hash("rows", seed, epoch, n_rows, purpose))
-    return tuple(torch.randperm(n_rows, generator=generator).tolist())
+    return tuple(permutation(n_rows, seed, purpose, epoch).tolist())
 
 
 def _hash(kind: str, seed: int, step: int, index: int | str, purpose: str) -> int:

@@ -20,7 +20,10 @@ def test_the_command_line_answers_without_heavy_imports():
     assert result.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", [*((name,) for name in COMMANDS), ("world", "build"), ("world", "show")])
+@pytest.mark.parametrize(
+    "command",
+    [*((name,) for name in COMMANDS), ("world", "build"), ("world", "show"), ("prompts", "select")],
+)
 def test_every_help_text_has_an_example(unifl, command):
     result = unifl(*command, "--help")
     assert result.exit_code == 0

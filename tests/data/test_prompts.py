@@ -42,7 +42,14 @@ def test_quotes_in_a_table_are_text(tmp_path):
     ("name", "content", "message"),
     [
         ("a.txt", b"\n \n", "holds no prompt"),
-        ("a.txt", b"caf\xe9", "not UTF-8"),
+        (
+            "a.txt",
+            b"caf\xe9",
+            r"not UTF-8 text \(byte 3\), but probably WINDOWS-1252; .*`iconv -f WINDOWS-1252 -t",
+        ),
+        ("a.txt", "caf\xe9".encode("utf-16"), "probably UTF-16; convert it"),
+        ("a.txt", "caf\xe9".encode("utf-16-le"), "probably UTF-16LE; convert it"),
+        ("a.txt", "cafe".encode("utf-16-le"), "probably UTF-16LE; convert it"),
         ("a.csv", b"x", "use a .txt, .jsonl, .tsv file"),
         ("a.jsonl", b'{"prompt": "a"}\n{"text": "b"}', r"row 2 .* no text under `prompt`"),
         ("a.jsonl", b'{"prompt": ', "line 1 .* is not JSON"),

@@ -241,6 +241,20 @@ def prompts_of(found: Source, name: str) -> list[str]:
 # --- your own --------------------------------------------------------------------------------------------
 
 
+def is_dotted(name: str) -> bool:
+    """Whether a name is written as a dotted path, package.module:name."""
+    return _DOTTED.fullmatch(name) is not None
+
+
+def make_object(path: str) -> Any:
+    """The object behind a dotted path; a class is called without arguments.
+
+    Raises:
+        UserError: It cannot be imported.
+    """
+    return _made(Part(path=path))
+
+
 def _made(part: Part) -> Any:
     """The object behind a dotted path; classes, and functions with arguments, are called."""
     module_name, _, attribute = part.path.partition(":")

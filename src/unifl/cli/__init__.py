@@ -13,6 +13,7 @@ from unifl.cli.demo import demo
 from unifl.cli.doctor import doctor
 from unifl.cli.evaluate import CompareCommand, compare, evaluate
 from unifl.cli.generate import generate
+from unifl.cli.prompts import prompts
 from unifl.cli.publish import push
 from unifl.cli.report import report
 from unifl.cli.reproduce import reproduce
@@ -60,6 +61,7 @@ app.command()(generate)
 app.command()(evaluate)
 app.command(cls=CompareCommand)(compare)
 app.command()(report)
+app.add_typer(prompts, name="prompts")
 app.add_typer(world, name="world")
 app.command()(demo)
 app.command()(doctor)

@@ -38,13 +38,31 @@ def load_prompts(path: str | Path) -> list[str]:
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file (a byte order mark is dropped), or a `UserError` that says what is wrong."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise UserError(f"there is no file {path}; check the path") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+        raise _not_utf8(path, error.start) from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    if (
+        "\0" in text
+    ):  # English in UTF-16 without a byte order mark is valid UTF-8, with a NUL beside each letter
+        raise _not_utf8(path, text.index("\0"))
+    return text
+
+
+def _not_utf8(path: Path, where: int) -> UserError:
+    """What the encoding probably is, and the command that converts the file."""
+    start = path.read_bytes()[: 2**20]
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start:
+        likely = "UTF-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "UTF-16LE"
+    else:
+        likely = "WINDOWS-1252"
+    return UserError(
+        f"{path} is not UTF-8 text (byte {where}), but probably {likely}; convert it, for example by "
+        f"`iconv -f {likely} -t UTF-8 {path.name} > utf8{path.suffix}`"
+    )
 
 
 def json_rows(text: str, path: Path) -> list[dict]:

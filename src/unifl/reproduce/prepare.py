@@ -7,10 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from unifl.disk import write_atomically
+from unifl.randomness import permutation
 from unifl.reproduce.unknown import fit_critic
 
 BASELINE_PROMPTS, BASELINE_SEED = 200, 51
 """Training prompts on which the validation judge chooses how the packaged model is sampled."""
+NUM_SELECTED, SIMILARITY = 128, 0.8
+"""Prompts of each list, and the largest cosine that two actively selected ones may have."""
 
 
 def prepare(name: str, folder: Path, runs: Path) -> None:
@@ -21,6 +25,7 @@ def prepare(name: str, folder: Path, runs: Path) -> None:
         folder: Gets small files, which are kept.
         runs: Gets large ones, and work under way.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     PREPARATIONS[name](folder, runs)
 
 
@@ -54,14 +59,35 @@ def _critic(folder: Path, runs: Path) -> None:
 
 
 def _prompts(folder: Path, runs: Path) -> None:
-    raise NotImplementedError
+    """As many training prompts chosen actively as at random, and how alike those of each list are."""
+    if (folder / "prompts.json").is_file():
+        return
+    from unifl.data.selection import (
+        SelectionConfig,
+        average_nearest_similarity,
+        load_text_encoder,
+        select_prompts,
+    )
+    from unifl.data.selection.similarity import scale_to_length_one
+    from unifl.world.assets import PIPELINE, load_source
+
+    pool: list[str] = load_source("prompts")
+    vectors = load_text_encoder(PIPELINE)(pool).float()
+    chosen = select_prompts(pool, vectors, SelectionConfig(number=NUM_SELECTED, similarity=SIMILARITY))
+    lists = {
+        "active": chosen.indices,
+        "random": permutation(len(pool), 0, "random prompts")[:NUM_SELECTED].tolist(),
+    }
+    scale_to_length_one(vectors)
+    record: dict[str, Any] = {"number": NUM_SELECTED, "pool": len(pool), "counts": vars(chosen.counts)}
+    for name, indices in lists.items():
+        record[name] = average_nearest_similarity(vectors[indices]).ans
+        write_atomically(folder / f"{name}.txt", ("\n".join(pool[i] for i in indices) + "\n").encode())
+    _write(folder / "prompts.json", record)
 
 
 def _write(path: Path, record: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
 
 
 PREPARATIONS: dict[str, Callable[[Path, Path], None]] = {
