@@ -46,7 +46,7 @@ def copied_source(tmp_path_factory):
         (
             "training/__init__.py",
             "import unifl.world.scenes",
-            "Only the command line, reproductions and the assembly of runs import",
+            "Only the layers above it import the embedded world",
         ),
         ("testing.py", "import unifl.world.scenes", "Tiny pipelines for tests stand on the library"),
     ],

@@ -10,7 +10,7 @@ from unifl.reproduce.parts import Look, Training
 SEEDS = (0, 1, 2)
 NUM_PROMPTS = 400
 STEP_COUNTS = (1, 2, 4, 8)
-LONG_RUN, LONG_RUN_LOOKS = 96, (24, 48, 72, 96)
+LONG_RUN, LONG_RUN_LOOKS = 56, (14, 28, 42, 56)
 
 _STAGE_1, _STAGE_2 = "unifl_stage1", "unifl_stage2"
 _GLOBAL = (
