@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from unifl.assembly import resolve
+from unifl.assembly import levels, resolve
 from unifl.assembly.locate import locate_lora, locate_model
 from unifl.assembly.recipe import Recipe
 from unifl.data import AnnotatedImages
@@ -54,10 +54,10 @@ def assemble(recipe: Recipe, *, device: str | torch.device | None = None) -> Ass
     if recipe.discriminator is not None:
         discriminator = resolve.feedback(recipe.discriminator, name="discriminator", device=place)
     if recipe.levels is not None:
-        resolve.require_levels(recipe.levels)
+        levels.require_levels(recipe.levels)
     generator = _generator(recipe, place)
     # rewards see the pictures of pairs at the size at which they will see the model's
-    recipe = resolve.with_levels(recipe, rewards, device=place, resolution=_side(generator))
+    recipe = levels.with_levels(recipe, rewards, device=place, resolution=_side(generator))
     sources = {name: _fitted(source, generator) for name, source in sources.items()}
     method = _method(recipe, generator, rewards, critics, sources, discriminator)
     if recipe.model.gradient_checkpointing:

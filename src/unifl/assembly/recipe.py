@@ -154,7 +154,7 @@ def load_recipe(
         source = find_recipe(source, base or recipes_folder())
     raw: dict[str, Any] = configs.load(source, dict, overrides)
     if isinstance(raw.get("levels"), str) and _lacks_levels(raw):
-        # settled by `resolve.with_levels`; a level that slipped through unsettled would stop the run as NaN
+        # settled by `levels.with_levels`; a level that slipped through unsettled would stop the run as NaN
         raw["method"]["aesthetic"]["levels"] = dict.fromkeys(raw.get("rewards") or {}, math.nan)
     return configs.load(raw, Recipe)
 
