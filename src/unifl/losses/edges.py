@@ -29,7 +29,8 @@ def edge_magnitude(images: Float[Tensor, "b 3 h w"], *, sigma: float = 1.0) -> F
     Reference:
         The first two stages of Canny, IEEE PAMI 8(6), 1986; Sobel's kernels are divided by 8.
     """
-    grey = (at_least_float32(images) * images.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    pixels = at_least_float32(images)
+    grey = (pixels * pixels.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
     if sigma > 0:
         grey = _blurred(grey, sigma)
     smooth = grey.new_tensor([1.0, 2.0, 1.0]) / 4

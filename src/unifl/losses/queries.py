@@ -215,7 +215,7 @@ def _assembled(claim: Float[Tensor, " q"], probs: Float[Tensor, "q h w"]) -> Flo
 
 def _to_size(masks: Bool[Tensor, "n H W"], like: Float[Tensor, "*d h w"]) -> Float[Tensor, "n h w"]:
     """Masks as shares of the pixels of the answer."""
-    size = like.shape[-2:]
+    height, width = like.shape[-2:]
     if len(masks) == 0:  # which pooling refuses
-        return like.new_zeros(0, *size)
-    return F.adaptive_avg_pool2d(masks.to(like.dtype), tuple(size))
+        return like.new_zeros(0, height, width)
+    return F.adaptive_avg_pool2d(masks.to(like.dtype), (height, width))
