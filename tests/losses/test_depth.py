@@ -27,7 +27,7 @@ def test_values_by_hand():
     made, wanted = torch.tensor([[[0.0, 1.0, 3.0]]]), torch.tensor([[[1.0, 2.0, 3.0]]])
     torch.testing.assert_close(normalised_depth(made), torch.tensor([[[-1.0, 0.0, 2.0]]]))
     torch.testing.assert_close(normalised_depth(wanted), torch.tensor([[[-1.5, 0.0, 1.5]]]))
-    plain = scale_shift_invariant(made, wanted, gradient_weight=0)
+    plain = scale_shift_invariant(made, wanted, gradient_weight=0.0)
     torch.testing.assert_close(plain, torch.tensor([(0.5 + 0 + 0.5) / 3 / 2]))
 
     # one scale: the difference of normalised maps and its steps, computed beside the function

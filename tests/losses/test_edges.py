@@ -15,12 +15,12 @@ def _step(column: int, height: float = 1.0) -> torch.Tensor:
 def test_slopes_have_their_value():
     ramp = (torch.arange(16.0) * 0.05).expand(1, 3, 16, 16)
     for picture in (ramp, ramp.transpose(2, 3), 0.75 - ramp):
-        inner = edge_magnitude(picture, sigma=0)[0, 1:-1, 1:-1]
+        inner = edge_magnitude(picture, sigma=0.0)[0, 1:-1, 1:-1]
         torch.testing.assert_close(inner, torch.full_like(inner, 0.05), rtol=0, atol=2e-4)
     diagonal = (ramp + ramp.transpose(2, 3)) / 2
-    inner = edge_magnitude(diagonal, sigma=0)[0, 1:-1, 1:-1]
+    inner = edge_magnitude(diagonal, sigma=0.0)[0, 1:-1, 1:-1]
     torch.testing.assert_close(inner, torch.full_like(inner, 0.05 / 2**0.5), rtol=0, atol=2e-4)
-    columns = edge_magnitude(_step(8), sigma=0)[0, 8]
+    columns = edge_magnitude(_step(8), sigma=0.0)[0, 8]
     torch.testing.assert_close(columns[6:10], torch.tensor([0.0, 0.5, 0.5, 0.0]), rtol=0, atol=2e-4)
 
 
@@ -37,7 +37,7 @@ def test_the_blur_is_gaussian():
 
 def test_the_threshold_is_soft_and_forgets_contrast():
     ramp = (torch.arange(16.0) * 0.1).expand(1, 3, 16, 16)
-    inner = edge_map(ramp, sigma=0, threshold=0.1)[0, 1:-1, 1:-1]
+    inner = edge_map(ramp, sigma=0.0, threshold=0.1)[0, 1:-1, 1:-1]
     torch.testing.assert_close(inner, torch.full_like(inner, 0.5), rtol=0, atol=0.01)
     strong, weak = edge_map(_step(8), threshold=0.05), edge_map(_step(8, 0.5), threshold=0.05)
     assert float((strong - weak).abs()[0, :, 7:9].max()) < 0.05

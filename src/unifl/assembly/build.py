@@ -10,7 +10,7 @@ import torch
 from unifl.assembly import levels, resolve
 from unifl.assembly.locate import locate_lora, locate_model
 from unifl.assembly.recipe import Recipe
-from unifl.data import AnnotatedImages
+from unifl.data import AnnotatedImages, CocoImages
 from unifl.errors import UserError
 from unifl.feedback import Critic, Feedback
 from unifl.methods.base import Method, Source
@@ -96,11 +96,11 @@ def _generator(recipe: Recipe, device: torch.device) -> Generator:
 
 
 def _fitted(source: Source, generator: Generator) -> Source:
-    """Folders of pictures give pictures of the model's size; nothing is scaled for one that is not square."""
-    if isinstance(source, AnnotatedImages):
+    """Files of pictures give pictures of the model's size; nothing is scaled for one that is not square."""
+    if isinstance(source, AnnotatedImages | CocoImages):
         side = _side(generator)
         if side is not None:
-            return AnnotatedImages(source.folder, resolution=side)
+            return source.at(side)
         source.require_one_size()
     return source
 

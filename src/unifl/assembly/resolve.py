@@ -21,13 +21,14 @@ import torch
 from torch import nn
 
 from unifl.assembly import world_names
-from unifl.assembly.recipe import Part
-from unifl.data import AnnotatedImages, load_prompts
+from unifl.assembly.recipe import CocoConfig, Part
+from unifl.data import AnnotatedImages, CocoImages, load_prompts
 from unifl.errors import UserError, nearest
 from unifl.evaluation.judge import Judge
-from unifl.feedback import Critic, Feedback, NetworkFeedback, as_feedback
+from unifl.feedback import Critic, CriticConfig, Feedback, NetworkFeedback, as_feedback, open_critic
 from unifl.feedback.combine import Affine, WeightedSum
 from unifl.feedback.networks import RewardNetwork, load_head, load_trunk
+from unifl.feedback.pretrained import label_names
 from unifl.methods.base import Source
 from unifl.models.load import looks_like_path
 
@@ -62,19 +63,29 @@ def feedback(given: str | Part, *, name: str, device: torch.device | str = "cpu"
     return found
 
 
-def critic(given: str | Part, *, name: str, device: torch.device | str = "cpu") -> Critic:
-    """A critic: `world:critics/<name>`, or a dotted path.
+def critic(given: str | Part | CriticConfig, *, name: str, device: torch.device | str = "cpu") -> Critic:
+    """A critic: `world:critics/<name>`, a dotted path, or the settings of one around a checkpoint.
 
     Raises:
-        UserError: Nothing of that name, or an object that is no critic.
+        UserError: Nothing of that name, an object that is no critic, or a checkpoint that does not fit.
     """
+    if not isinstance(given, str | Part):
+        try:
+            opened = open_critic(given, name=name)
+        except UserError as error:
+            raise UserError(f"critics.{name}: {error}") from error
+        _move(opened, device)
+        return opened
     part = given if isinstance(given, Part) else Part(path=given)
     if part.path.startswith(WORLD):
         found = world_names.part(part.path, "critics")
     elif _DOTTED.fullmatch(part.path):
         found = _made(part)
     else:
-        raise UserError(f"critics.{name} is {part.path!r}; write world:critics/<name> or package.module:name")
+        raise UserError(
+            f"critics.{name} is {part.path!r}; write world:critics/<name>, package.module:name, or "
+            "`kind` with the settings of a checkpoint"
+        )
     if not isinstance(found, Critic):
         raise UserError(
             f"critics.{name}: {part.path} is no critic; it needs `name`, `needs`, `pseudo(batch)` and a call with "
@@ -108,8 +119,8 @@ def judge(name: str, *, gold: Callable[[], Judge] | None = None) -> Judge:
 # --- data ------------------------------------------------------------------------------------------------
 
 
-def source(given: str, *, name: str, resolution: int | None = None) -> Source:
-    """Data: `world:prompts|scenes|curated|validation`, a file of prompts, a folder of pictures, a dotted path.
+def source(given: str | CocoConfig, *, name: str, resolution: int | None = None) -> Source:
+    """Data: `world:prompts|scenes|curated|validation`, a file of prompts, a folder of pictures, a dotted path, COCO.
 
     Folders are checked row by row here, so that a bad file shows before anything long starts.
 
@@ -121,6 +132,8 @@ def source(given: str, *, name: str, resolution: int | None = None) -> Source:
     Raises:
         UserError: Nothing of that name, an empty file, an unreadable picture, a mask of the wrong size.
     """
+    if isinstance(given, CocoConfig):
+        return _coco(given, name, resolution)
     if given.startswith(WORLD):
         return world_names.source(given)
     if _DOTTED.fullmatch(given):
@@ -136,6 +149,23 @@ def source(given: str, *, name: str, resolution: int | None = None) -> Source:
     if not path.exists() and not path.suffix:
         raise UserError(f"data.{name}: there is no file or folder {given}; check the path")
     return load_prompts(path)
+
+
+def _coco(given: CocoConfig, name: str, resolution: int | None) -> CocoImages:
+    try:
+        names = given.categories if given.labels_of is None else label_names(given.labels_of)
+        pictures = CocoImages(
+            given.images,
+            given.captions,
+            instances=given.instances,
+            stuff=given.stuff,
+            categories=names,
+            resolution=resolution,
+        )
+        pictures.validate()
+    except UserError as error:
+        raise UserError(f"data.{name}: {error}") from error
+    return pictures
 
 
 def prompts_of(found: Source, name: str) -> list[str]:
