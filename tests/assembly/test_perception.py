@@ -16,7 +16,9 @@ from unifl.assembly.recipe import CocoConfig, load_recipe
 from unifl.assembly.run import run_recipe
 from unifl.config import dump
 from unifl.errors import UserError
-from unifl.feedback import InstancesConfig
+from unifl.feedback import SemanticConfig
+from unifl.methods.base import MicroBatch
+from unifl.randomness import Key
 
 NAMES = ["circle", "square", "triangle"]
 
@@ -99,36 +101,45 @@ def _recipe(checkpoint, coco, critics=None, **perceptual):
     }
 
 
+def _step(raw):
+    """The method of a recipe, and its losses on both pictures after a backward pass."""
+    method = assemble(load_recipe(raw)).method
+    source = method.sources["images"]
+    batch = MicroBatch(key=Key(0, 0, (0, 1)), data={"images": [source[0], source[1]]})
+    output = method.step("student", batch)
+    sum(output.losses.values()).backward()
+    return method, output.losses
+
+
 @pytest.mark.parametrize("gt_source", ["annotation", "pseudo"])
 def test_a_step_of_unifl_with_every_kind_of_critic(gt_source, workspace, checkpoint, coco):
     raw = _recipe(checkpoint, coco, gt_source=gt_source)
-    result = run_recipe(load_recipe(raw), progress=False)
-    assert result.steps == 1 and result.last is not None
-    assert set(result.last.losses) == {f"student/perceptual/{name}" for name in raw["critics"]}
-    assert all(math.isfinite(loss) and loss > 0 for loss in result.last.losses.values())
-    saved = load_recipe(workspace / "run" / "config.yaml")
-    assert saved.critics["dense"] == InstancesConfig(**raw["critics"]["dense"])
+    _, losses = _step(raw)
+    assert set(losses) == {f"perceptual/{name}" for name in raw["critics"]}
+    assert all(math.isfinite(float(loss.detach())) and bool(loss > 0) for loss in losses.values())
 
 
 @pytest.mark.parametrize("name", ["dense", "layout", "depth", "edges", "vgg"])
 def test_each_critic_alone_trains_the_model(name, workspace, checkpoint, coco):
     """The gradient comes through the critic, the decoder and the one graded evaluation to every adapter."""
-    from unifl.methods.base import MicroBatch
-    from unifl.randomness import Key
-
-    assembled = assemble(load_recipe(_recipe(checkpoint, coco, {name: _critics(checkpoint)[name]})))
-    method, generator = assembled.method, assembled.generator
-    source = method.sources["images"]
-    assert source[0].image.shape == (3, 32, 32) and source[0].masks.shape == (1, 32, 32)
-    assert source[0].labels.tolist() == [1]  # the label that the checkpoint calls a square
-    batch = MicroBatch(key=Key(0, 0, (0, 1)), data={"images": [source[0], source[1]]})
-    output = method.step("student", batch)
-    sum(output.losses.values()).backward()
-    gradients = [
-        parameter.grad for key, parameter in generator.trainable_parameters().items() if "lora_B" in key
-    ]
+    method, _ = _step(_recipe(checkpoint, coco, {name: _critics(checkpoint)[name]}))
+    first = method.sources["images"][0]
+    assert first.image.shape == (3, 32, 32) and first.masks.shape == (1, 32, 32)
+    assert first.labels.tolist() == [1]  # the label that the checkpoint calls a square
+    adapters = method.generator.trainable_parameters().items()
+    gradients = [parameter.grad for key, parameter in adapters if "lora_B" in key]
     assert gradients and all(gradient is not None for gradient in gradients)
     assert float(torch.stack([gradient.norm() for gradient in gradients]).max()) > 0
+
+
+def test_a_whole_run_with_a_checkpoint_and_coco(workspace, checkpoint, coco):
+    critics = {name: _critics(checkpoint)[name] for name in ("layout", "edges")}
+    result = run_recipe(load_recipe(_recipe(checkpoint, coco, critics)), progress=False)
+    assert result.steps == 1 and result.last is not None
+    assert set(result.last.losses) == {"student/perceptual/layout", "student/perceptual/edges"}
+    saved = load_recipe(workspace / "run" / "config.yaml")
+    assert saved.critics["layout"] == SemanticConfig(**critics["layout"])
+    assert saved.data["images"].labels_of == checkpoint("mask2former")
 
 
 def test_older_forms_of_critics_and_data_still_work(workspace):

@@ -13,7 +13,6 @@ from torch.utils.checkpoint import checkpoint
 
 from unifl.errors import UserError
 from unifl.feedback.preprocessing import Preprocessing, read_preprocessing
-from unifl.models.load import looks_like_path
 
 Task = Literal["instances", "semantic", "depth", "backbone"]
 
@@ -140,6 +139,8 @@ def find_place(name: str) -> str:
     Raises:
         UserError: What can only be meant as a path, and is none.
     """
+    from unifl.models.load import looks_like_path  # which brings all of diffusers
+
     path = Path(name).expanduser()
     if path.exists():
         return str(path)
