@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from unifl.data import Sample, collate
@@ -36,6 +37,8 @@ CASES = {
 }
 # one of each kind, where the sort of network does not count
 KINDS = ["mask2former", "segformer", "dpt", "edges", "vgg16"]
+# every case, those of a kind that is there already in the slow tier
+THOROUGH = [case if case in KINDS else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
 
 
 def opened(case, checkpoint, **changes):

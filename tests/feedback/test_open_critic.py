@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from critic_cases import CASES, SIDE, batch_of, opened, start
+from critic_cases import CASES, SIDE, THOROUGH, batch_of, opened, start
 
 from unifl.data import Sample, collate
 from unifl.feedback import Critic, InstancesConfig, open_critic, require_critic_gradient
@@ -31,7 +31,7 @@ def test_the_gradient_reaches_every_picture_and_no_weight(case, checkpoint):
     require_critic_gradient(critic, batch)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", THOROUGH)
 def test_the_loss_falls_when_the_picture_follows_its_gradient(case, checkpoint):
     critic, batch = opened(case, checkpoint), batch_of()
     target = critic.pseudo(batch) if case == "segformer" else batch
@@ -46,7 +46,7 @@ def test_the_loss_falls_when_the_picture_follows_its_gradient(case, checkpoint):
     assert bool((last < first).all()), (first, last)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case != "edges"])
+@pytest.mark.parametrize("case", [case for case in THOROUGH if case != "edges"])
 def test_samples_do_not_see_each_other_and_checkpointing_changes_nothing(case, checkpoint):
     batch = batch_of()
     plain, frugal = (opened(case, checkpoint, checkpointing=on) for on in (False, True))
