@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 # Before anything imports torch, transformers or diffusers. Threads that compete for cores cost more than they
 # bring, results are bit for bit equal only for equal threads, and torchvision must never become a dependency.
@@ -14,6 +15,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
 sys.modules["torchvision"] = None  # type: ignore[assignment]
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -23,3 +25,21 @@ torch.set_num_interop_threads(1)
 # No deadline: a shared machine is slow at times. Derandomised: a red suite is red again when it is rerun.
 settings.register_profile("unifl", deadline=None, derandomize=True, max_examples=50, database=None)
 settings.load_profile("unifl")
+
+
+sys.path.insert(0, str(Path(__file__).parent))  # for tiny_checkpoints
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """Folder of a tiny checkpoint by its name in `tiny_checkpoints`; made once, not to be written to."""
+    made = {}
+
+    def find(name: str) -> str:
+        if name not in made:
+            from tiny_checkpoints import save_checkpoint
+
+            made[name] = str(save_checkpoint(name, tmp_path_factory.mktemp(name)))
+        return made[name]
+
+    return find

@@ -229,3 +229,22 @@ def test_an_unreadable_recipe_names_the_file(tmp_path):
 def test_words_of_yaml_1_1_stay_words(word):
     assert config.load(f"a: {word}\nb: true\nc: False", dict) == {"a": word, "b": True, "c": False}
     assert config.load({"precision": "bf16"}, dict, [f"precision={word}"]) == {"precision": word}
+
+
+@dataclass(kw_only=True)
+class Plain:
+    path: str
+
+
+@dataclass(kw_only=True)
+class Parts:
+    parts: dict[str, str | Plain | Lora | Full]
+
+
+def test_the_one_member_of_a_union_without_a_kind_is_meant_where_none_is_given():
+    found = config.load({"parts": {"a": {"path": "x"}, "b": {"kind": "full"}, "c": "y"}}, Parts).parts
+    assert found["a"] == Plain(path="x") and isinstance(found["b"], Full) and found["c"] == "y"
+    with pytest.raises(UserError, match=r"unknown key 'parts\.a\.pth'; did you mean 'parts\.a\.path'"):
+        config.load({"parts": {"a": {"pth": "x"}}}, Parts)
+    with pytest.raises(UserError, match=r"parts\.a has the unknown kind 'ful'; .*did you mean 'full'"):
+        config.load({"parts": {"a": {"kind": "ful"}}}, Parts)

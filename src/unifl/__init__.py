@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unifl.data import AnnotatedImages as AnnotatedImages
+    from unifl.data import CocoImages as CocoImages
     from unifl.data import PreferencePairs as PreferencePairs
     from unifl.data import load_prompts as load_prompts
     from unifl.errors import TrainingStopped as TrainingStopped
@@ -56,6 +57,7 @@ __version__ = "0.1.0.dev0"
 
 _HOME = {
     "AnnotatedImages": "unifl.data",
+    "CocoImages": "unifl.data",
     "Critic": "unifl.feedback",
     "Feedback": "unifl.feedback",
     "FullTraining": "unifl.models",

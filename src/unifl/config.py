@@ -238,6 +238,9 @@ def _check_union(value: Any, members: tuple[Any, ...], path: str) -> Any:
         return _check(value, classes[0], path)
     kinds = {kind: member for member in classes for kind in _kinds(member)}
     kind = value.get("kind")
+    plain = [member for member in classes if not _kinds(member)]
+    if kind is None and len(plain) == 1:
+        return _check(value, plain[0], path)
     if kind not in kinds:
         guess = nearest(str(kind), kinds) if kind is not None else None
         told = f"has the unknown kind {kind!r}" if kind is not None else "needs a kind"

@@ -295,6 +295,46 @@ def test_an_autoencoder_that_overflows_in_float16_stays_out_of_it():
     assert not torch.equal(half.decode(latents()), exact.decode(latents()))
 
 
+def _overflowing(**options):
+    """An SDXL pipeline whose decoder passes 65504 on the way, as the real one does."""
+    pipeline = tiny_pipeline("sdxl")
+    pipeline.vae.register_to_config(force_upcast=options.pop("force_upcast", True))
+    with torch.no_grad():
+        pipeline.vae.decoder.conv_in.weight.mul_(1e7)
+    return make_generator(pipeline, **options)
+
+
+def test_the_precision_of_decoding():
+    exact = _overflowing().decode(latents())
+    assert bool(_overflowing(force_upcast=False, mixed_precision="fp16").decode(latents()).isnan().any())
+    half = _overflowing(mixed_precision="fp16")
+    for dtype, tolerance in (("auto", 0.0), ("float32", 0.0), ("bfloat16", 0.05)):
+        found = half.decode(latents(), dtype=dtype)
+        assert found.dtype == torch.float32 and float((found - exact).abs().max()) <= tolerance
+    # bfloat16 is really used, in the graph as well
+    z = latents().requires_grad_(True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: stored.append(t.dtype) or t, lambda t: t):
+        stored = []
+        half.decode(z, grad=True, dtype="bfloat16").sum().backward()
+    assert torch.bfloat16 in stored and bool(z.grad.isfinite().all()) and float(z.grad.norm()) > 0
+    mixed = make_generator(tiny_pipeline("sd15"), mixed_precision="bf16")
+    plain = make_generator(tiny_pipeline("sd15"))
+    assert torch.equal(mixed.decode(latents(), dtype="float32"), plain.decode(latents()))
+    assert torch.equal(mixed.decode(latents()), plain.decode(latents(), dtype="bfloat16"))
+    assert not torch.equal(mixed.decode(latents()), plain.decode(latents()))
+
+
+def test_float32_cannot_be_had_of_half_precision_weights():
+    pipeline = tiny_pipeline("sd15")
+    pipeline.vae.to(torch.bfloat16)
+    generator = make_generator(pipeline, mixed_precision="bf16")
+    with pytest.raises(
+        UserError, match=r"decode\.dtype is float32, but the autoencoder was loaded in bfloat16"
+    ):
+        generator.decode(latents(), dtype="float32")
+    assert bool(generator.decode(latents(), dtype="bfloat16").isfinite().all())
+
+
 def test_encoding_with_a_key_draws_from_the_posterior_by_sample():
     generator = make_generator(tiny_pipeline("sd15"))
     images = torch.rand(3, 3, 32, 32)

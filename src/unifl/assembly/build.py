@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from unifl.assembly import resolve
+from unifl.assembly import levels, resolve
 from unifl.assembly.locate import locate_lora, locate_model
 from unifl.assembly.recipe import Recipe
-from unifl.data import AnnotatedImages
+from unifl.data import AnnotatedImages, CocoImages
 from unifl.errors import UserError
 from unifl.feedback import Critic, Feedback
 from unifl.methods.base import Method, Source
@@ -55,10 +55,10 @@ def assemble(recipe: Recipe, *, device: str | torch.device | None = None) -> Ass
     if recipe.discriminator is not None:
         discriminator = resolve.feedback(recipe.discriminator, name="discriminator", device=place)
     if recipe.levels is not None:
-        resolve.require_levels(recipe.levels)
+        levels.require_levels(recipe.levels)
     generator = _generator(recipe, place)
     # rewards see the pictures of pairs at the size at which they will see the model's
-    recipe = resolve.with_levels(recipe, rewards, device=place, resolution=_side(generator))
+    recipe = levels.with_levels(recipe, rewards, device=place, resolution=_side(generator))
     sources = {name: _fitted(source, generator) for name, source in sources.items()}
     method = _method(recipe, generator, rewards, critics, sources, discriminator)
     if recipe.model.gradient_checkpointing:
@@ -97,11 +97,11 @@ def _generator(recipe: Recipe, device: torch.device) -> Generator:
 
 
 def _fitted(source: Source, generator: Generator) -> Source:
-    """Folders of pictures give pictures of the model's size; nothing is scaled for one that is not square."""
-    if isinstance(source, AnnotatedImages):
+    """Files of pictures give pictures of the model's size; nothing is scaled for one that is not square."""
+    if isinstance(source, AnnotatedImages | CocoImages):
         side = _side(generator)
         if side is not None:
-            return AnnotatedImages(source.folder, resolution=side)
+            return source.at(side)
         source.require_one_size()
     return source
 

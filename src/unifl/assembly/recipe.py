@@ -14,6 +14,13 @@ from typing import Any, Literal
 
 from unifl import config as configs
 from unifl.errors import UserError, nearest
+from unifl.feedback.perception_config import (
+    DepthConfig,
+    EdgesConfig,
+    InstancesConfig,
+    SemanticConfig,
+    StyleConfig,
+)
 from unifl.methods.finetune import FineTuneConfig
 from unifl.methods.refl import ReFLConfig
 from unifl.methods.unifl_config import UniFLConfig
@@ -61,6 +68,29 @@ class Part:
     """Whether a plain function is called with (images, prompts) or with the images alone."""
     differentiable: bool = True
     """Whether gradients pass through a plain function."""
+
+
+@dataclass(kw_only=True)
+class CocoConfig:
+    """Pictures as COCO publishes them, see `unifl.data.coco`; one row per caption."""
+
+    kind: Literal["coco"] = "coco"
+    images: str
+    """Folder of pictures, such as train2017."""
+    captions: str
+    """captions_*.json."""
+    instances: str | None = None
+    """instances_*.json; needs pycocotools (`unifl[coco]`)."""
+    stuff: str | None = None
+    """Folder of COCO-Stuff's class maps (stuffthingmaps)."""
+    labels_of: str | None = None
+    """A checkpoint whose labels (`id2label`) give the order of categories; null is the order of the file."""
+    categories: list[str] | None = None
+    """That order by name."""
+
+    def __post_init__(self) -> None:
+        if self.labels_of is not None and self.categories is not None:
+            raise UserError("labels_of and categories both order the labels; give one of them")
 
 
 @dataclass(kw_only=True)
@@ -122,12 +152,16 @@ class Recipe:
     levels: str | None = None
     """Where hinge levels come from if `method.aesthetic.levels` gives none: `world:levels`, a JSON file
     {axis: level}, or a folder of preference pairs, whose preferred pictures every reward then scores."""
-    critics: dict[str, str | Part] = field(default_factory=dict)
-    """Critics by name: `world:critics/structure`, `package.module:name`."""
+    critics: dict[
+        str, str | Part | InstancesConfig | SemanticConfig | DepthConfig | EdgesConfig | StyleConfig
+    ] = field(default_factory=dict)
+    """Critics by name: `world:critics/structure`, `package.module:name`, or `kind: instances` (semantic, depth,
+    edges, style) with a checkpoint and its settings."""
     discriminator: str | Part | None = None
     """The reward that the discriminator starts from."""
-    data: dict[str, str] = field(default_factory=dict)
-    """Sources by name: `world:prompts`, `world:scenes`, a file of prompts, a folder of annotated pictures."""
+    data: dict[str, str | CocoConfig] = field(default_factory=dict)
+    """Sources by name: `world:prompts`, `world:scenes`, a file of prompts, a folder of annotated pictures, or
+    `kind: coco` with COCO's files."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Steps, batch size, optimisers, checkpoints."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -155,7 +189,7 @@ def load_recipe(
         source = find_recipe(source, base or recipes_folder())
     raw: dict[str, Any] = configs.load(source, dict, overrides)
     if isinstance(raw.get("levels"), str) and _lacks_levels(raw):
-        # settled by `resolve.with_levels`; a level that slipped through unsettled would stop the run as NaN
+        # settled by `levels.with_levels`; a level that slipped through unsettled would stop the run as NaN
         raw["method"]["aesthetic"]["levels"] = dict.fromkeys(raw.get("rewards") or {}, math.nan)
     return configs.load(raw, Recipe)
 

@@ -9,13 +9,10 @@ Everything is loaded when a run is put together, and not before.
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,22 +21,15 @@ import torch
 from torch import nn
 
 from unifl.assembly import world_names
-from unifl.assembly.recipe import Part, Recipe
-from unifl.data import AnnotatedImages, PreferencePairs, load_prompts
+from unifl.assembly.recipe import CocoConfig, Part
+from unifl.data import AnnotatedImages, CocoImages, load_prompts
 from unifl.errors import UserError, nearest
 from unifl.evaluation.judge import Judge
-from unifl.feedback import (
-    Critic,
-    Feedback,
-    NetworkFeedback,
-    as_feedback,
-    calibrate_level,
-    preferred_batches,
-)
+from unifl.feedback import Critic, CriticConfig, Feedback, NetworkFeedback, as_feedback, open_critic
 from unifl.feedback.combine import Affine, WeightedSum
 from unifl.feedback.networks import RewardNetwork, load_head, load_trunk
+from unifl.feedback.pretrained import label_names
 from unifl.methods.base import Source
-from unifl.methods.unifl_config import UniFLConfig
 from unifl.models.load import looks_like_path
 
 WORLD = world_names.PREFIX
@@ -73,19 +63,29 @@ def feedback(given: str | Part, *, name: str, device: torch.device | str = "cpu"
     return found
 
 
-def critic(given: str | Part, *, name: str, device: torch.device | str = "cpu") -> Critic:
-    """A critic: `world:critics/<name>`, or a dotted path.
+def critic(given: str | Part | CriticConfig, *, name: str, device: torch.device | str = "cpu") -> Critic:
+    """A critic: `world:critics/<name>`, a dotted path, or the settings of one around a checkpoint.
 
     Raises:
-        UserError: Nothing of that name, or an object that is no critic.
+        UserError: Nothing of that name, an object that is no critic, or a checkpoint that does not fit.
     """
+    if not isinstance(given, str | Part):
+        try:
+            opened = open_critic(given, name=name)
+        except UserError as error:
+            raise UserError(f"critics.{name}: {error}") from error
+        _move(opened, device)
+        return opened
     part = given if isinstance(given, Part) else Part(path=given)
     if part.path.startswith(WORLD):
         found = world_names.part(part.path, "critics")
     elif _DOTTED.fullmatch(part.path):
         found = _made(part)
     else:
-        raise UserError(f"critics.{name} is {part.path!r}; write world:critics/<name> or package.module:name")
+        raise UserError(
+            f"critics.{name} is {part.path!r}; write world:critics/<name>, package.module:name, or "
+            "`kind` with the settings of a checkpoint"
+        )
     if not isinstance(found, Critic):
         raise UserError(
             f"critics.{name}: {part.path} is no critic; it needs `name`, `needs`, `pseudo(batch)` and a call with "
@@ -116,86 +116,11 @@ def judge(name: str, *, gold: Callable[[], Judge] | None = None) -> Judge:
     return found
 
 
-def with_levels(
-    recipe: Recipe,
-    rewards: Mapping[str, Feedback],
-    *,
-    device: torch.device | str = "cpu",
-    resolution: int | None = None,
-) -> Recipe:
-    """The recipe with the hinge levels of aesthetic feedback as numbers.
-
-    Args:
-        recipe: May leave levels open.
-        rewards: Score the preferred pictures, where levels come from a folder of pairs.
-        device: Where they do so.
-        resolution: Pixels that those pictures are brought to: the size that the model draws, since a reward scores
-            another size otherwise. None takes them as they are.
-
-    Raises:
-        UserError: Nothing to take a level from.
-    """
-    method = recipe.method
-    if not isinstance(method, UniFLConfig) or method.aesthetic is None or recipe.levels is None:
-        return recipe
-    term = method.aesthetic
-    unsettled = [axis for axis, level in term.levels.items() if math.isnan(level)]
-    if not unsettled:
-        return recipe
-    chosen = {axis: rewards[axis] for axis in unsettled if axis in rewards}
-    found = _levels(recipe.levels, chosen, device, resolution)
-    for axis in unsettled:
-        if axis not in found:
-            raise UserError(
-                f"{recipe.levels} gives no level for {axis!r}; it has {', '.join(found) or 'none'}"
-            )
-    settled = replace(term, levels={**term.levels, **{axis: found[axis] for axis in unsettled}})
-    return replace(recipe, method=replace(method, aesthetic=settled))
-
-
-def require_levels(name: str) -> None:
-    """See that hinge levels can be read, before a model is loaded for them.
-
-    Raises:
-        UserError: There is nothing of that name.
-    """
-    if not name.startswith(WORLD) and not Path(name).expanduser().exists():
-        raise _no_levels(name, "there is no such file or folder")
-
-
-def _no_levels(name: str, why: object) -> UserError:
-    return UserError(
-        f"no hinge levels at {name} ({why}); write world:levels, a JSON file {{axis: level}}, or a folder of "
-        "preference pairs"
-    )
-
-
-def _levels(
-    name: str, rewards: Mapping[str, Feedback], device: torch.device | str, resolution: int | None
-) -> dict[str, float]:
-    if name.startswith(WORLD):
-        return world_names.levels(name)
-    path = Path(name).expanduser()
-    if path.is_dir():
-        pairs = PreferencePairs.from_folder(path, resolution=resolution)
-        found = {}
-        for axis, reward in rewards.items():
-            chosen = pairs.of_axis(axis) if pairs.axes else pairs
-            found[axis] = calibrate_level(reward, preferred_batches(chosen, device=device))
-        return found
-    try:
-        return {
-            str(axis): float(level) for axis, level in json.loads(path.read_text(encoding="utf-8")).items()
-        }
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise _no_levels(name, error) from error
-
-
 # --- data ------------------------------------------------------------------------------------------------
 
 
-def source(given: str, *, name: str, resolution: int | None = None) -> Source:
-    """Data: `world:prompts|scenes|curated|validation`, a file of prompts, a folder of pictures, a dotted path.
+def source(given: str | CocoConfig, *, name: str, resolution: int | None = None) -> Source:
+    """Data: `world:prompts|scenes|curated|validation`, a file of prompts, a folder of pictures, a dotted path, COCO.
 
     Folders are checked row by row here, so that a bad file shows before anything long starts.
 
@@ -207,6 +132,8 @@ def source(given: str, *, name: str, resolution: int | None = None) -> Source:
     Raises:
         UserError: Nothing of that name, an empty file, an unreadable picture, a mask of the wrong size.
     """
+    if isinstance(given, CocoConfig):
+        return _coco(given, name, resolution)
     if given.startswith(WORLD):
         return world_names.source(given)
     if _DOTTED.fullmatch(given):
@@ -222,6 +149,23 @@ def source(given: str, *, name: str, resolution: int | None = None) -> Source:
     if not path.exists() and not path.suffix:
         raise UserError(f"data.{name}: there is no file or folder {given}; check the path")
     return load_prompts(path)
+
+
+def _coco(given: CocoConfig, name: str, resolution: int | None) -> CocoImages:
+    try:
+        names = given.categories if given.labels_of is None else label_names(given.labels_of)
+        pictures = CocoImages(
+            given.images,
+            given.captions,
+            instances=given.instances,
+            stuff=given.stuff,
+            categories=names,
+            resolution=resolution,
+        )
+        pictures.validate()
+    except UserError as error:
+        raise UserError(f"data.{name}: {error}") from error
+    return pictures
 
 
 def prompts_of(found: Source, name: str) -> list[str]:

@@ -128,6 +128,10 @@ class AnnotatedImages:
                     self.folder / row["semantic"], check_picture(self.folder / row["semantic"]), path, size
                 )
 
+    def at(self, resolution: int | None) -> AnnotatedImages:
+        """The same folder at another resolution."""
+        return AnnotatedImages(self.folder, resolution=resolution)
+
     def require_one_size(self) -> None:
         """Check that pictures can be stacked.
 

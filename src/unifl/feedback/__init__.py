@@ -19,3 +19,13 @@ from unifl.feedback.fit import FitResult as FitResult
 from unifl.feedback.fit import fit_reward as fit_reward
 from unifl.feedback.hinge import calibrate_level as calibrate_level
 from unifl.feedback.hinge import preferred_batches as preferred_batches
+from unifl.feedback.open_critic import open_critic as open_critic
+from unifl.feedback.perception import DepthCritic as DepthCritic
+from unifl.feedback.perception import EdgeCritic as EdgeCritic
+from unifl.feedback.perception import QueryCritic as QueryCritic
+from unifl.feedback.perception_config import CriticConfig as CriticConfig
+from unifl.feedback.perception_config import DepthConfig as DepthConfig
+from unifl.feedback.perception_config import EdgesConfig as EdgesConfig
+from unifl.feedback.perception_config import InstancesConfig as InstancesConfig
+from unifl.feedback.perception_config import SemanticConfig as SemanticConfig
+from unifl.feedback.perception_config import StyleConfig as StyleConfig

@@ -6,15 +6,20 @@ go through them to the pixels (UniFL, arXiv 2404.05595, section 4.1).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor, nn
 
 from unifl.data import Batch
 from unifl.errors import UserError
 from unifl.losses.dense import cross_entropy_map, solo_loss
 from unifl.losses.style import gram_distance
+
+IGNORED = 255
+"""Class of pixels that do not count, as in COCO-Stuff."""
 
 
 class StructureCritic:
@@ -48,10 +53,15 @@ class StructureCritic:
         self.overlap_threshold = overlap_threshold
 
     def __call__(self, images: Float[Tensor, "b 3 h w"], batch: Batch) -> Float[Tensor, " b"]:
-        """SOLO's training loss against the instances of the batch."""
+        """SOLO's training loss against the instances of the batch.
+
+        Raises:
+            UserError: No instances in the batch, or labels that the network does not have.
+        """
         if batch.masks is None or batch.labels is None:
-            raise UserError(_missing(self.name, "masks"))
+            raise missing_annotation(self.name, "masks")
         categories, masks = self.network(images)
+        check_labels(self.name, batch.labels, categories.shape[1])
         return solo_loss(categories, masks, batch.masks, batch.labels)
 
     @torch.no_grad()
@@ -71,11 +81,7 @@ class StructureCritic:
         if len(order) == 0:
             return torch.zeros(0, *size, dtype=torch.bool, device=masks.device), labels[order]
         large = F.interpolate(masks[order][None], size=size, mode="bilinear", align_corners=False)[0] > 0
-        kept: list[int] = []
-        for candidate in range(len(order)):
-            mask = large[candidate]
-            if mask.any() and all(_overlap(mask, large[other]) <= self.overlap_threshold for other in kept):
-                kept.append(candidate)
+        kept = distinct(large, self.overlap_threshold)
         return large[kept], labels[order[kept]]
 
 
@@ -97,10 +103,16 @@ class LayoutCritic:
         self.name = name
 
     def __call__(self, images: Float[Tensor, "b 3 h w"], batch: Batch) -> Float[Tensor, " b"]:
-        """Mean cross-entropy against the class maps of the batch."""
+        """Mean cross-entropy against the class maps of the batch; 255 is ignored.
+
+        Raises:
+            UserError: No class maps in the batch, or classes that the network does not have.
+        """
         if batch.semantic is None:
-            raise UserError(_missing(self.name, "semantic"))
-        return cross_entropy_map(self._logits(images, batch.semantic.shape[-2:]), batch.semantic)
+            raise missing_annotation(self.name, "semantic")
+        logits = self._logits(images, batch.semantic.shape[-2:])
+        check_labels(self.name, [batch.semantic[batch.semantic != IGNORED]], logits.shape[1])
+        return cross_entropy_map(logits, batch.semantic, ignore_index=IGNORED)
 
     @torch.no_grad()
     def pseudo(self, batch: Batch) -> Batch:
@@ -147,13 +159,38 @@ def _frozen(network: nn.Module) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
+def distinct(masks: Bool[Tensor, "n h w"], threshold: float) -> list[int]:
+    """Indices of masks that are not empty and overlap with no earlier one by more (intersection over union)."""
+    kept: list[int] = []
+    for candidate, mask in enumerate(masks):
+        if mask.any() and all(_overlap(mask, masks[other]) <= threshold for other in kept):
+            kept.append(candidate)
+    return kept
+
+
 def _overlap(a: Bool[Tensor, "h w"], b: Bool[Tensor, "h w"]) -> float:
     """Intersection over union; both masks are not empty."""
     return float((a & b).sum() / (a | b).sum())
 
 
-def _missing(name: str, what: str) -> str:
-    return (
+def check_labels(name: str, labels: Sequence[Int[Tensor, "..."]], count: int) -> None:
+    """Refuse labels outside 0 to count - 1.
+
+    Raises:
+        UserError: See above.
+    """
+    everything = torch.cat([found.flatten() for found in labels])
+    if len(everything) and not 0 <= int(everything.min()) <= int(everything.max()) < count:
+        raise UserError(
+            f"the critic {name!r} knows the labels 0 to {count - 1}, but the annotation holds "
+            f"{int(everything.min())} to {int(everything.max())}; give the data the labels of this model "
+            "(COCO's ids are no labels: it has 80 categories with ids up to 90)"
+        )
+
+
+def missing_annotation(name: str, what: str) -> UserError:
+    """What to say when a batch lacks what a critic compares with."""
+    return UserError(
         f"the critic {name!r} needs {what}, which the pictures do not have; "
         "annotate them, or let the critic read them off the real pictures with gt_source=pseudo"
     )

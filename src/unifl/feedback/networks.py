@@ -236,10 +236,15 @@ def load_trunk(folder: Path) -> SharedTrunk:
 
 def load_head(network: nn.Module, folder: Path, name: str) -> nn.Module:
     """Fill a network around a loaded trunk with the weights of one head, frozen."""
-    weights = _weights(folder / f"{name}.safetensors")
+    weights = read_head(folder, name)
     own = {k: v for k, v in network.state_dict().items() if k.startswith("trunk.")}
     network.load_state_dict({**own, **weights})
     return network.eval().requires_grad_(False)
+
+
+def read_head(folder: Path, name: str) -> dict[str, Tensor]:
+    """The weights of one head as float32."""
+    return _weights(folder / f"{name}.safetensors")
 
 
 def _weights(path: Path) -> dict[str, Tensor]:

@@ -10,7 +10,15 @@ from unifl.losses.dense import cross_entropy_map as cross_entropy_map
 from unifl.losses.dense import dice_loss as dice_loss
 from unifl.losses.dense import focal_loss as focal_loss
 from unifl.losses.dense import solo_loss as solo_loss
+from unifl.losses.depth import normalised_depth as normalised_depth
+from unifl.losses.depth import scale_shift_invariant as scale_shift_invariant
+from unifl.losses.edges import edge_distance as edge_distance
+from unifl.losses.edges import edge_map as edge_map
 from unifl.losses.preference import bradley_terry as bradley_terry
+from unifl.losses.queries import dense_query_loss as dense_query_loss
+from unifl.losses.queries import match_queries as match_queries
+from unifl.losses.queries import matched_query_loss as matched_query_loss
+from unifl.losses.queries import semantic_scores as semantic_scores
 from unifl.losses.reward import hinge as hinge
 from unifl.losses.reward import refl_margin as refl_margin
 from unifl.losses.style import gram as gram

@@ -13,7 +13,7 @@ from unifl.data import Batch, Sample, collate
 from unifl.errors import UserError, nearest
 from unifl.methods.base import Source
 from unifl.models.conditioning import Conditioning
-from unifl.models.generator import Generator
+from unifl.models.generator import DecodePrecision, Generator
 from unifl.randomness import Key
 from unifl.sampling import Rollout, RolloutConfig, draw_guidance, image_rollout, prompt_rollout
 
@@ -89,6 +89,9 @@ class DecodeConfig:
     """Recompute the decoder during backward."""
     slicing: bool = False
     """One picture at a time."""
+    dtype: DecodePrecision = "auto"
+    """Precision of the decoder: auto is the mixed precision, but float32 in place of float16 where the autoencoder
+    overflows in that (SDXL's does); bfloat16 has the range of float32 in half the bytes."""
 
 
 def picture_from_noise(
@@ -213,6 +216,10 @@ def _decoded(
     decode: DecodeConfig,
 ) -> Picture:
     images = generator.decode(
-        rollout.prediction.x0, grad=True, checkpoint=decode.checkpoint, slicing=decode.slicing
+        rollout.prediction.x0,
+        grad=True,
+        checkpoint=decode.checkpoint,
+        slicing=decode.slicing,
+        dtype=decode.dtype,
     )
     return Picture(images, rollout, stop, rows.prompts, rows.cond, config.negative_prompt, negative)

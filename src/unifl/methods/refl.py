@@ -89,6 +89,7 @@ class ReFL:
         sources: Mapping[str, Source],
     ) -> None:
         need(config.reward, list(rewards), what="reward", wanted_by="refl.reward")
+        generator.check_decode(config.decode.dtype)
         self.generator = generator
         self.config = config
         self.reward = rewards[config.reward]

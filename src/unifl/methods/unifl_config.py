@@ -165,6 +165,7 @@ def check_parts(
     Raises:
         UserError: See `UniFL`.
     """
+    generator.check_decode(config.decode.dtype)
     example = torch.full((1, 3, *generator.image_size), 0.5, device=generator.device)
     for axis in config.axes:
         need(axis, list(rewards), what="reward", wanted_by="aesthetic.levels")

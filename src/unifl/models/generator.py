@@ -22,6 +22,7 @@ from unifl.process import index_of_time, to_eps, to_x0
 from unifl.randomness import Key
 
 MixedPrecision = Literal["no", "bf16", "fp16"]
+DecodePrecision = Literal["auto", "float32", "bfloat16"]
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -222,10 +223,25 @@ class Generator:
         """Whether the autoencoder overflows in float16; that of SDXL does, and says so in its config."""
         return bool(self.pipeline.vae.config.get("force_upcast"))
 
-    def _vae_autocast(self) -> AbstractContextManager[Any]:
-        if self.mixed_precision == "fp16" and self._vae_overflows:
+    def _vae_autocast(self, dtype: DecodePrecision = "auto") -> AbstractContextManager[Any]:
+        if dtype == "bfloat16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16, cache_enabled=False)
+        if dtype == "float32" or (self.mixed_precision == "fp16" and self._vae_overflows):
             return torch.autocast(self.device.type, enabled=False)
         return self._autocast()
+
+    def check_decode(self, dtype: DecodePrecision) -> None:
+        """Refuse a precision of `decode` that the weights of the autoencoder do not have.
+
+        Raises:
+            UserError: float32 asked of weights in half precision.
+        """
+        weights = _dtype(self.pipeline.vae)
+        if dtype == "float32" and weights != torch.float32:
+            raise UserError(
+                f"decode.dtype is float32, but the autoencoder was loaded in {str(weights).removeprefix('torch.')}; "
+                "set model.dtype to float32, or decode.dtype to auto"
+            )
 
     def encode(
         self, images: Float[Tensor, "b 3 height width"], *, key: Key | None = None
@@ -252,6 +268,7 @@ class Generator:
         grad: bool = False,
         checkpoint: bool = False,
         slicing: bool = False,
+        dtype: DecodePrecision = "auto",
     ) -> Float[Tensor, "b 3 height width"]:
         """Scaled latents to pictures in [0, 1], float32.
 
@@ -263,25 +280,35 @@ class Generator:
             grad: Whether gradients reach the latents.
             checkpoint: Recompute the decoder during backward in place of storing it; no effect without `grad`.
             slicing: One picture at a time; with `checkpoint`, backward too holds one picture at a time.
+            dtype: Precision of the decoder. "auto" is the mixed precision, and float32 in place of float16 where
+                the autoencoder overflows; bfloat16 has the range of float32 and does not.
+
+        Raises:
+            UserError: See `check_decode`.
         """
+        self.check_decode(dtype)
         with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
             parts = latents.split(1) if slicing else (latents,)
             recomputing = checkpoint and torch.is_grad_enabled()
-            decoded = [self._decode_part(part, recomputing=recomputing, alone=slicing) for part in parts]
+            decoded = [
+                self._decode_part(part, dtype, recomputing=recomputing, alone=slicing) for part in parts
+            ]
             return _StraightThroughClamp.apply(torch.cat(decoded) * 0.5 + 0.5)
 
-    def _decode_part(self, latents: Tensor, *, recomputing: bool, alone: bool) -> Tensor:
+    def _decode_part(
+        self, latents: Tensor, dtype: DecodePrecision, *, recomputing: bool, alone: bool
+    ) -> Tensor:
         def blockwise(part: Tensor) -> Tensor:
             with checkpointed_decoder(self.pipeline.vae.decoder):
-                return self._decode_raw(part)
+                return self._decode_raw(part, dtype)
 
         if not recomputing:
-            return self._decode_raw(latents)
+            return self._decode_raw(latents, dtype)
         return recompute(blockwise, latents, use_reentrant=False) if alone else blockwise(latents)
 
-    def _decode_raw(self, latents: Tensor) -> Tensor:
+    def _decode_raw(self, latents: Tensor, dtype: DecodePrecision) -> Tensor:
         vae = self.pipeline.vae
-        with self._vae_autocast():
+        with self._vae_autocast(dtype):
             unscaled = latents / vae.config.scaling_factor + _shift(vae)
             return vae.decode(unscaled.to(self.device, _dtype(vae)), return_dict=False)[0].float()
 
