@@ -70,7 +70,11 @@ CONTRADICTING = {
         {"frozen": {"overall": -0.05}},  # gold falls, but not because the proxy was climbed
         {"frozen": {"reward_detail": 0.3, "overall": -0.05}, "adversarial": {"overall": -0.05}},
     ],
-    "e": [{}, {"style": {"style": 0.1}, "finetune": {"style": 0.2}}],
+    "e": [
+        {},
+        {"style": {"style": 0.1}, "finetune": {"style": 0.2}},
+        {"finetune": {"style": -0.1}},  # better than fine-tuning only because that does harm
+    ],
     "f": [
         {},
         {"full": {"color": 0.1}},

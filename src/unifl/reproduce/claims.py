@@ -8,6 +8,9 @@ from unifl.metrics.intervals import Interval
 from unifl.metrics.paired import Paired
 from unifl.metrics.result import Claim
 
+Curves = dict[str, dict[str, list[tuple[float, float, float, float]]]]
+"""Title of a plot, name of a line, points (x, y, lower and upper end)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -27,7 +30,7 @@ class Finding:
         rule: When it holds; written before anything was measured.
         rows: The figures.
         pictures: Names of strips of pictures, with titles.
-        curves: {title: {line: [(x, y, low, high), ...]}} for plots.
+        curves: What is plotted.
         notes: What else a reader should know.
     """
 
@@ -35,7 +38,7 @@ class Finding:
     rule: str
     rows: list[Row]
     pictures: dict[str, str] = field(default_factory=dict)
-    curves: dict[str, dict[str, list[tuple[float, float, float, float]]]] = field(default_factory=dict)
+    curves: Curves = field(default_factory=dict)
     notes: str = ""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from unifl.metrics.intervals import Interval
-from unifl.reproduce.claims import Finding, Row, decided, win_row
+from unifl.reproduce.claims import Curves, Finding, Row, decided, win_row
 from unifl.reproduce.figures import Table
 from unifl.reproduce.unifl_trainings import LONG_RUN, LONG_RUN_LOOKS, STEP_COUNTS
 
@@ -74,7 +74,8 @@ def hacking(table: Table, prepared: Path) -> Finding:
     """Claim d: a frozen against a trained reward."""
     looks = [*(f"step-{step}" for step in LONG_RUN_LOOKS[:-1]), "end"]
     start = "steps-4"
-    rows, curves = [], {"the proxy: detail reward": {}, "gold: overall": {}}
+    rows: list[Row] = []
+    curves: Curves = {"the proxy: detail reward": {}, "gold: overall": {}}
     for model in ("frozen", "adversarial"):
         for title, metric in (("the proxy: detail reward", "reward_detail"), ("gold: overall", "overall")):
             points = [(0.0, table.mean("base", metric, start))]
@@ -112,10 +113,12 @@ def style(table: Table, prepared: Path) -> Finding:
         *_changes(table, "finetune", "base", ("style", "overall")),
         Row(what="style response: style feedback - plain fine-tuning", figure=gap),
     ]
+    gain = table.change("style", "style", "base")
     return decided(
-        "e", "Style feedback raises the style response more than plain fine-tuning on the same pictures",
+        "e", "Style feedback raises the style response, and more than plain fine-tuning on the same pictures",
         paper="+14.6 points against +4.7 (table 2)",
-        rule="the interval of the difference in style response is above 0", holds=gap.low > 0, figure=gap,
+        rule="the intervals of its gain and of its difference to fine-tuning are above 0",
+        holds=gain.low > 0 and gap.low > 0, figure=gap,
         rows=rows, pictures={"base-end": "base", "finetune-end": "fine-tuning", "style-end": "style feedback"},
         **_size(table, "style", "finetune"),
     )  # fmt: skip
