@@ -41,7 +41,7 @@ def place(tmp_path):
 def test_every_training_has_a_recipe_that_validates(place, training):
     recipe = place.recipe(training, 2)
     assert recipe.training.seed == 2 and recipe.validation is None
-    assert "{prepared}" not in configs.dump(recipe) and "{runs}" not in configs.dump(recipe)
+    assert "$prepared" not in configs.dump(recipe) and "$runs" not in configs.dump(recipe)
     last = max((look.checkpoint or 0 for look in training.looks), default=0)
     assert last in (0, recipe.training.max_train_steps)
     assert all((look.checkpoint or 0) % recipe.training.checkpointing_steps == 0 for look in training.looks)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,11 +17,11 @@ from torch import Tensor
 from unifl import config as configs
 from unifl.assembly.figures import EVALUATION_SEED
 from unifl.assembly.open_model import Opened, open_model
-from unifl.assembly.recipe import Recipe, load_recipe
+from unifl.assembly.recipe import Recipe, find_recipe, load_recipe, recipes_folder
 from unifl.assembly.run import run_recipe
 from unifl.evaluation import Judge, picture_grid, score_images
 from unifl.metrics.saturation import mean_saturation
-from unifl.reproduce.parts import Look, Piece, PromptSet, Scores, Training, known
+from unifl.reproduce.parts import Look, Piece, PromptSet, Scores, Training, known, world_sha256
 from unifl.reproduce.prepare import recorded_baseline
 from unifl.reproduce.unknown import names_unknown
 from unifl.sampling import sample
@@ -29,6 +30,7 @@ METRICS = (
     "overall", "alignment", "alignment_fraction", "structure", "style", "quality", "color", "layout", "lighting",
     "detail",
 )  # fmt: skip
+_WITHOUT_EFFECT = ("output_dir", "validation")
 _PREVIEWS = 8
 _BATCH = 50
 
@@ -61,8 +63,9 @@ class Workplace:
         return self.results / "prepared"
 
     def run_folder(self, training: str, seed: int) -> Path:
-        """Run folder of one training and seed."""
-        return self.runs / f"{training}-seed{seed}"
+        """Run folder of one training and seed; another one where anything that it depends on is different."""
+        settings = f"{self.settings(self.trainings[training])} {seed} {world_sha256()}"
+        return self.runs / f"{training}-seed{seed}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
 
     def piece_file(self, training: str, seed: int) -> Path:
         """The file of scores of one training and seed."""
@@ -73,7 +76,7 @@ class Workplace:
         assert training.recipe is not None
         start = () if training.start is None else (f"model.lora={self.run_folder(training.start, seed)}",)
         changes = [
-            change.replace("{prepared}", str(self.prepared)).replace("{runs}", str(self.runs))
+            change.replace("$prepared", str(self.prepared)).replace("$runs", str(self.runs))
             for change in training.changes
         ]
         place = [
@@ -83,17 +86,22 @@ class Workplace:
         ]
         return load_recipe(training.recipe, [*changes, *self.changes, *start, *place])
 
+    def settings(self, training: Training) -> str:
+        """What a training depends on, what it starts from included.
+
+        Of a recipe that is what it says itself: a setting that later versions add, and that it leaves at its default,
+        makes nothing old.
+        """
+        if training.recipe is None:
+            return ""
+        path = find_recipe(training.recipe, recipes_folder())
+        said = configs.load(path, dict, [*training.changes, *self.changes])
+        own = configs.dump({key: said[key] for key in said if key not in _WITHOUT_EFFECT})
+        return own if training.start is None else own + self.settings(self.trainings[training.start])
+
     def origin(self, training: Training, seed: int) -> str:
-        """What the scores of one training and seed depend on, those of what it starts from included."""
-        settings = ""
-        if training.recipe is not None:
-            recipe = replace(self.recipe(training, seed), output_dir="")
-            recipe = replace(recipe, model=replace(recipe.model, lora=None))
-            settings = configs.dump(recipe)
-            settings = settings.replace(str(self.prepared), "prepared").replace(str(self.runs), "runs")
-        if training.start is not None:
-            settings += self.origin(self.trainings[training.start], seed)
-        return training.origin(seed, prompts=self.num_prompts, settings=settings)
+        """What the scores of one training and seed depend on."""
+        return training.origin(seed, prompts=self.num_prompts, settings=self.settings(training))
 
     def known(self, training: Training, seed: int) -> Piece | None:
         """The piece, if it was measured before and nothing has changed since."""

@@ -43,7 +43,7 @@ class Training:
     Attributes:
         name: What figures call it.
         recipe: A recipe of the package; None is the packaged model as it is.
-        changes: Overrides; `{prepared}` and `{runs}` stand for the folders of small files that were
+        changes: Overrides; `$prepared` and `$runs` stand for the folders of small files that were
             prepared, and of large ones.
         start: The training, of the same seed, whose LoRA this one starts from.
         needs: Names of what must be prepared before.

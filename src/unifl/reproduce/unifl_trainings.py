@@ -36,7 +36,7 @@ _FROZEN = ("method.adversarial.train_discriminator=false", "training.optimizers=
 # one critic or two, everything else as in the recipe for structure
 _ALONE = ("critics={structure: world:critics/structure, style: world:critics/style}",)
 
-_CRITIC = "{path: 'unifl.reproduce.unknown:critic', kwargs: {folder: '{runs}/unknown-critic/final'}}"
+_CRITIC = "{path: 'unifl.reproduce.unknown:critic', kwargs: {folder: '$runs/unknown-critic/final'}}"
 
 
 def _levels(color: float) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ def trainings() -> tuple[Training, ...]:
             Training(
                 name=f"{which}-prompts",
                 recipe=_STAGE_1,
-                changes=("data.prompts={prepared}/" + f"{which}.txt",),
+                changes=(f"data.prompts=$prepared/{which}.txt",),
                 needs=("prompts",),
             )
             for which in ("active", "random")
