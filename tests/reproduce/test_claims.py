@@ -50,7 +50,7 @@ def prepared(tmp_path):
 
 BETTER, WORSE = {"overall": 0.05}, {"overall": -0.05}
 DECIDING = {
-    "a": {"full": BETTER},
+    "a": {"full-long": BETTER},
     "b": {"full": BETTER},
     "c": {"active-prompts": BETTER},
     "d": {"frozen": {"reward_detail": 0.3, "overall": -0.05}},
@@ -61,7 +61,7 @@ DECIDING = {
     "i": {"unknown-structure": {"structure": 0.05}},
 }
 CONTRADICTING = {
-    "a": [{}, {"no-perceptual": BETTER}],
+    "a": [{}, {"no-perceptual-long": BETTER}, {"full": BETTER}],
     "b": [{}, {"global": BETTER}],
     "c": [{}, {"random-prompts": BETTER}],
     "d": [

@@ -10,9 +10,10 @@ from unifl.reproduce import run as runs
 from unifl.reproduce.measure import METRICS, Workplace, held_out_prompts
 from unifl.reproduce.parts import Look, Piece, Scores, by_name
 from unifl.reproduce.run import Request, reproduce_unifl
+from unifl.reproduce.unifl_claims import NEEDED
 from unifl.reproduce.unifl_trainings import color_levels, trainings
-from unifl.reproduce.unknown import SHAPES, KnownScenes, names_unknown
-from unifl.world.assets import load_source
+from unifl.reproduce.unknown import SHAPES, _known_scenes, names_unknown
+from unifl.world.annotated import SceneImages
 from unifl.world.scenes import parse
 
 
@@ -127,13 +128,13 @@ def test_what_was_measured_is_not_measured_again(tmp_path, counted):
 
     findings = go(claims=("a",))
     assert [finding.claim.id for finding in findings] == ["a"] and findings[0].claim.holds is False
-    assert sorted(counted) == sorted((n, s) for n in ("base", "full", "no-perceptual") for s in range(3))
+    assert sorted(counted) == sorted((n, s) for n in NEEDED["a"] for s in range(3))
     counted.clear()
     assert go(claims=("a", "b")) and {name for name, _ in counted} == {"global"}
     counted.clear()
     assert go(claims=("a", "b")) and counted == []
     assert go(claims=("a",), changes=("training.max_train_steps=7",))
-    assert {name for name, _ in counted} == {"full", "no-perceptual"}  # the packaged model has no recipe
+    assert {name for name, _ in counted} == set(NEEDED["a"]) - {"base"}  # the packaged model has no recipe
 
 
 def test_the_page_waits_for_all_shards(tmp_path, counted):
@@ -169,13 +170,9 @@ def test_unknown_shapes_are_in_the_prompts_and_not_in_the_pictures():
 
 def _known():
     # the class draws 3,000 scenes; a part of them is enough here
-    from unifl.reproduce import unknown
-    from unifl.world.annotated import SceneImages
-
-    return SceneImages(unknown._known_scenes(20, seed=9, min_quality=0.7))
+    return SceneImages(_known_scenes(20, seed=9, min_quality=0.7))
 
 
 def test_looks_of_the_packaged_model_say_how_many_steps():
     base = by_name(trainings())["base"]
     assert base.recipe is None and all(isinstance(look, Look) and look.num_steps for look in base.looks)
-    assert KnownScenes.__doc__

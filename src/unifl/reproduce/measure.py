@@ -161,13 +161,14 @@ def _opened(place: Workplace, training: Training, seed: int, look: Look) -> Open
     if training.recipe is None:
         assert look.num_steps is not None
         best = recorded_baseline(place.prepared, look.num_steps)
+        guidance = best["guidance"] if look.guidance is None else look.guidance
         return open_model(
-            "world:pipeline", num_steps=look.num_steps, guidance=best["guidance"], spacing=best["spacing"]
+            "world:pipeline", num_steps=look.num_steps, guidance=guidance, spacing=best["spacing"]
         )
     folder = place.run_folder(training.name, seed)
     if look.checkpoint is not None:
         folder = folder / f"checkpoint-{look.checkpoint}"
-    return open_model(folder, num_steps=look.num_steps)
+    return open_model(folder, num_steps=look.num_steps, guidance=look.guidance)
 
 
 @torch.no_grad()

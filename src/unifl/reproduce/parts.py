@@ -26,12 +26,14 @@ class Look:
         name: What figures call it.
         num_steps: Guidance and spacing are those of the run; of the packaged model, the best on record at this number.
             None is what the run says.
+        guidance: In place of that.
         checkpoint: Training step of the checkpoint; None is the end.
         prompts: "held_out", or those of them that name a concept which the critic of `unknown.py` never saw.
     """
 
     name: str = "end"
     num_steps: int | None = None
+    guidance: float | None = None
     checkpoint: int | None = None
     prompts: PromptSet = "held_out"
 

@@ -5,6 +5,8 @@ Every comparison changes one thing between two trainings that share everything e
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from unifl.reproduce.parts import Look, Training
 
 SEEDS = (0, 1, 2)
@@ -19,10 +21,15 @@ _GLOBAL = (
     "method.aesthetic.weight=1.0",
     "rewards={global: world:rewards/global}",
 )
+# guidance 5 draws styles as clearly as this world knows them; with less there is something to gain
+_WEAK = Look(name="weak", guidance=2.0)
 _AT_STEPS = tuple(Look(name=f"steps-{number}", num_steps=number) for number in STEP_COUNTS)
 _CHECKPOINTS = tuple(
     Look(name="end" if step == LONG_RUN else f"step-{step}", checkpoint=step) for step in LONG_RUN_LOOKS
 )
+_NO_PERCEPTUAL = ("method.perceptual=null", "critics={}")
+# the recipe stops early, before rewards are overdone; what holds a model back shows in a run of twice its length
+_TWICE = ("training.max_train_steps=60",)
 # the adversarial term alone, linear as the paper prints it, for longer than is good for a frozen reward
 _LONG = (
     f"training.max_train_steps={LONG_RUN}",
@@ -65,14 +72,21 @@ def trainings() -> tuple[Training, ...]:
         Training(
             name="base",
             needs=("baselines",),
-            looks=(Look(num_steps=20), *_AT_STEPS, Look(name="unknown", num_steps=20, prompts="unknown")),
+            looks=(
+                Look(num_steps=20),
+                *_AT_STEPS,
+                replace(_WEAK, num_steps=20),
+                Look(name="unknown", num_steps=20, prompts="unknown"),
+            ),
         ),
         Training(name="full", recipe=_STAGE_1),
-        Training(name="no-perceptual", recipe=_STAGE_1, changes=("method.perceptual=null", "critics={}")),
+        Training(name="no-perceptual", recipe=_STAGE_1, changes=_NO_PERCEPTUAL),
+        Training(name="full-long", recipe=_STAGE_1, changes=_TWICE),
+        Training(name="no-perceptual-long", recipe=_STAGE_1, changes=(*_TWICE, *_NO_PERCEPTUAL)),
         Training(name="frozen", recipe="adversarial", changes=(*_LONG, *_FROZEN), looks=_CHECKPOINTS),
         Training(name="adversarial", recipe="adversarial", changes=_LONG, looks=_CHECKPOINTS),
-        Training(name="style", recipe="pefl_style"),
-        Training(name="finetune", recipe="finetune"),
+        Training(name="style", recipe="pefl_style", looks=(Look(), _WEAK)),
+        Training(name="finetune", recipe="finetune", looks=(Look(), _WEAK)),
         Training(name="global", recipe=_STAGE_1, changes=_GLOBAL),
         *(
             Training(
