@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -85,7 +86,7 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for tensor in tree_leaves((args, kwargs)):
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self._alive:
                 self.before += self._new_bytes(tensor)
         output = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(output):
@@ -122,17 +123,16 @@ class LiveBytes(TorchDispatchMode):
         address, size = storage._cdata, storage.nbytes()
         if address in self._alive:
             return 0
-
-        def forget(_: Any) -> None:
-            del self._alive[address]
-            self._unsaved.discard(address)
-            if frees:
-                self.now -= size
-
-        self._alive[address] = weakref.ref(storage, forget)
+        # no function of its own for each storage: tests check types, and would wrap each one anew
+        self._alive[address] = weakref.ref(storage, partial(self._forget, address, size if frees else 0))
         if frees:
             self._unsaved.add(address)
         return size
+
+    def _forget(self, address: int, freed: int, _: Any) -> None:
+        del self._alive[address]
+        self._unsaved.discard(address)
+        self.now -= freed
 
 
 def measure_peak(

@@ -23,6 +23,7 @@ from unifl.models.roles import STUDENT
 from unifl.training.batches import Layout, draw_micro_batches, seed_stray_draws
 from unifl.training.config import TrainingConfig
 from unifl.training.memory import LiveBytes, measure_peak, optimizer_bytes
+from unifl.training.stand_in import has_shapes_only, stand_ins
 from unifl.training.statefile import state_bytes
 
 Parts = Mapping[str, Sequence[nn.Module]]
@@ -44,7 +45,8 @@ class Plan:
         gradients: Bytes of the gradients of the largest update, which are within the last of those.
         activations: Bytes that autograd keeps for backward, without weights, by the network in which they were made;
             of several updates the most. They are within gradients and activations, too.
-        available: Bytes that are free on the device now.
+        available: Bytes that are free on the device now; None where the networks have shapes and no weights, so
+            that the run will be on another machine.
     """
 
     steps: int
@@ -55,7 +57,7 @@ class Plan:
     memory: dict[str, int]
     gradients: int
     activations: dict[str, int]
-    available: int
+    available: int | None
 
     @property
     def total_memory(self) -> int:
@@ -76,9 +78,10 @@ class Plan:
         table.add_row("  of these, gradients", _readable(self.gradients))
         for name, size in self.activations.items():
             table.add_row(f"  of these, kept for backward: {name}", _readable(size))
-        free = f" ({_readable(self.available)} free)"
+        free = "" if self.available is None else f" ({_readable(self.available)} free)"
         table.add_row("memory, together", f"{_readable(self.total_memory)}{free}")
-        table.add_row("time", "shown after the first steps")
+        if self.available is not None:
+            table.add_row("time", "shown after the first steps")
         return table
 
     def show(self, console: Console | None = None) -> None:
@@ -92,17 +95,20 @@ def plan(
     *,
     processes: int = 1,
     feedback: Parts | None = None,
+    for_gpu: bool = False,
 ) -> Plan:
     """Find out what a run will cost, by a dry run of one micro-batch.
 
     The dry run computes gradients and takes no optimiser's step; running statistics and buffers are put back.
-    The role "ema" is added where the settings ask for it, as training does.
+    The role "ema" is added where the settings ask for it, as training does. A generator of shapes without weights
+    (`unifl.models.shapes`) is planned in the same way, with stand-ins for its networks.
 
     Args:
         method: What will train.
         config: How.
         processes: Number of processes of the run.
         feedback: Frozen networks of rewards and critics by the name under which to list them.
+        for_gpu: Whether a run of shapes is meant for a GPU, see `stand_ins`.
 
     Raises:
         UserError: A micro-batch does not fit into the memory of the GPU, or the settings make no sense.
@@ -119,7 +125,10 @@ def plan(
     device = method.parameters[method.updates[0]][0].device
     pieces = layout.accumulation * layout.processes
     per_micro_batch = method.evaluations(layout.micro_batch)
-    weights, peak, activations = _dry_run(method, config, layout, device, feedback or {})
+    networks = method.generator.modules()
+    shapes_only = any(has_shapes_only(network) for network in networks.values())
+    with stand_ins(networks, roles, for_gpu=for_gpu):
+        weights, peak, activations = _dry_run(method, config, layout, device, feedback or {})
     gradients = [sum(p.nbytes for p in method.parameters[update]) for update in method.updates]
     return Plan(
         steps=config.max_train_steps,
@@ -136,7 +145,7 @@ def plan(
         },
         gradients=max(gradients),
         activations=dict(activations),
-        available=_available(device),
+        available=None if shapes_only else _available(device),
     )
 
 
