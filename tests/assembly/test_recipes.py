@@ -1,20 +1,38 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from assembly_toy import refl_recipe
 
+import unifl
 from unifl import config as configs
+from unifl.assembly.build import assemble
+from unifl.assembly.forecast import plan_recipe
 from unifl.assembly.recipe import Recipe, find_recipe, load_recipe, recipes_folder
 from unifl.assembly.run import run_recipe
 from unifl.errors import UserError
+from unifl.testing import tiny_folder
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+OF_A_FAMILY = [path for path in RECIPES if path.stem.startswith(("sd15_", "sdxl_"))]
+_OF_THE_WORLD = [pytest.param(path, id=path.stem) for path in RECIPES if path not in OF_A_FAMILY]
 WORLD = Path(__file__).parents[2] / "src/unifl/world/assets/pipeline"
 NEEDS = {"structure": "masks", "layout": "semantic", "style": "image"}
+
+
+def _slow_but(*names):
+    """The recipes of families, slow but for some: in the default suite each family and kind of training is there."""
+    return [
+        pytest.param(path, id=path.stem, marks=() if path.stem in names else pytest.mark.slow)
+        for path in OF_A_FAMILY
+    ]
 
 
 def test_the_recipes_are_found_by_name():
@@ -39,43 +57,121 @@ def test_each_recipe_says_what_it_is_and_where_it_writes(path):
     for word in ("# Paper: ", "arXiv", "# Run:   unifl train", "# Cost:  "):
         assert word in head
     assert f"unifl train {path.stem}" in head
-    recipe = load_recipe(path)
+    recipe = load_recipe(path, _toy_parts(path))
     assert recipe.output_dir == f"runs/{path.stem}"
     assert configs.load(configs.dump(recipe), Recipe).method.kind == recipe.method.kind
 
 
-def _on_the_tiny_model(path, folder):
-    """The recipe with toy parts in place of the packaged ones, and nothing else changed but the sizes."""
+def _toy_parts(path):
+    """Overrides that put toys in place of feedback and data."""
     raw = configs.load(path, dict)
-    raw["model"] = {"pretrained_model_name_or_path": "tiny", "train": raw["model"]["train"] | {"rank": 2}}
-    raw["output_dir"] = str(folder)
-    raw["rewards"] = dict.fromkeys(raw.get("rewards", {}), "assembly_toy:RewardNet")
-    raw["critics"] = {
-        name: {"path": "assembly_toy:BlurCritic", "kwargs": {"needs": [NEEDS[name]]}}
+    changes = [f"rewards.{name}=assembly_toy:RewardNet" for name in raw.get("rewards", {})]
+    changes += [
+        f"critics.{name}={{path: assembly_toy:BlurCritic, kwargs: {{needs: [{NEEDS[name]}]}}}}"
         for name in raw.get("critics", {})
-    }
+    ]
+    changes += [
+        f"data.{name}=assembly_toy:{'PROMPTS' if name == 'prompts' else 'SAMPLES'}" for name in raw["data"]
+    ]
     if "discriminator" in raw:
-        raw["discriminator"] = "assembly_toy:RewardNet"
+        changes.append("discriminator=assembly_toy:RewardNet")
+    return changes
+
+
+def on_the_tiny_model(path, folder):
+    """Overrides that put a tiny model and toys in place of what a recipe names, and change nothing else but sizes."""
+    raw = configs.load(path, dict)
+    changes = _toy_parts(path)
+    tiny = folder.parent / ("tiny_xl" if path.stem.startswith("sdxl_") else "tiny")
+    if not tiny.exists():
+        tiny_folder("sdxl", tiny)
+    changes += [f"output_dir={folder}", f"model.pretrained_model_name_or_path={tiny}", "validation=null"]
+    changes += ["model.lora=null", "model.resolution=null"]
+    if raw["model"]["train"]["kind"] == "lora":
+        changes.append("model.train.rank=2")
     if "levels" in raw:
         (folder.parent / "levels.json").write_text('{"color": 1, "layout": 1, "lighting": 1, "detail": 1}')
-        raw["levels"] = str(folder.parent / "levels.json")
-    raw["data"] = {
-        name: f"assembly_toy:{'PROMPTS' if name == 'prompts' else 'SAMPLES'}" for name in raw["data"]
-    }
-    raw["training"] |= {"max_train_steps": 1, "train_batch_size": 2, "lr_warmup_steps": 0}
-    raw["validation"] = None
-    return load_recipe(raw)
+        changes.append(f"levels={folder.parent / 'levels.json'}")
+    training = {"max_train_steps": 1, "train_batch_size": 2, "gradient_accumulation_steps": 1}
+    training["lr_warmup_steps"] = 0
+    return changes + [f"training.{key}={value}" for key, value in training.items()]
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [*_OF_THE_WORLD, *_slow_but("sd15_unifl_stage1_lora", "sdxl_unifl_stage2_full")]
+)
 def test_each_recipe_takes_a_step_on_the_tiny_model(path, workspace):
-    result = run_recipe(_on_the_tiny_model(path, workspace / "run"), progress=False)
+    recipe = load_recipe(path, on_the_tiny_model(path, workspace / "run"))
+    result = run_recipe(recipe, progress=False)
     assert result.steps == 1
     assert result.last is not None
     assert all(math.isfinite(value) for value in result.last.losses.values())
     # a bounded adversarial loss is 0 where the toy's picture already scores like the real one
     assert max(result.last.grad_norms.values()) > 0
-    assert (workspace / "run/model/pytorch_lora_weights.safetensors").exists()
+    is_lora = recipe.model.train.kind == "lora"
+    file = "pytorch_lora_weights.safetensors" if is_lora else "unet/diffusion_pytorch_model.safetensors"
+    assert (workspace / "run/model" / file).exists()
+
+
+@pytest.mark.parametrize("path", _slow_but("sdxl_unifl_stage2_lora"))
+def test_each_recipe_of_a_family_is_planned_without_its_files(path, workspace):
+    """Its critics and data stay as they are written: nothing of them is opened."""
+    tiny = tiny_folder(path.stem[:4], workspace / "model")
+    changes = [f"model.pretrained_model_name_or_path={tiny}", "model.resolution=32"]
+    forecast = plan_recipe(path, changes)
+    memory = forecast.plan.memory
+    full = path.stem.endswith("_full")
+    assert ("weights, ema" in memory) == full
+    assert ("weights, LoRA" in memory) != full
+    assert ("weights, discriminator" in memory) == ("stage2" in path.stem)
+    assert memory["weights, rewards"] > 0
+    assert {"denoiser", "rewards"} <= set(forecast.plan.activations)
+    critics = configs.load(path, dict).get("critics", {})
+    assert all(any(f"the critic {name} (" in line for line in forecast.left_out) for name in critics)
+
+
+@pytest.mark.parametrize("path", OF_A_FAMILY, ids=lambda path: path.stem)
+def test_a_recipe_without_its_files_names_the_overrides(path, workspace):
+    raw = configs.load(path, dict)
+    with pytest.raises(UserError, match=r"leaves \d place\(s\) open \(\?\?\?\)") as error:
+        assemble(
+            load_recipe(raw, [c for c in _toy_parts(path) if c.startswith("critics.")] + _plain_data(raw))
+        )
+    assert ("levels=..." in str(error.value)) == ("levels" in raw)
+    assert all(f"data.{name}=..." in str(error.value) for name in raw["data"])
+
+
+def _plain_data(raw):
+    return [f"data.{name}='???'" for name, entry in raw["data"].items() if isinstance(entry, dict)]
+
+
+def test_a_critic_of_weight_0_is_not_opened_and_its_data_not_missed(workspace):
+    (path,) = (path for path in OF_A_FAMILY if path.stem == "sd15_unifl_stage1_lora")
+    changes = [c for c in on_the_tiny_model(path, workspace / "run") if not c.startswith("data.styles")]
+    changes += ["method.perceptual.weights.style=0", "critics.style=no_such_module:Style"]
+    built = assemble(load_recipe(path, changes))
+    assert set(built.method.sources) == {"images", "prompts"}
+    assert set(built.recipe.critics) == {"structure"} and "styles" not in built.recipe.data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sd15_unifl_stage1_full", "sdxl_unifl_stage2_lora"])
+def test_a_recipe_of_each_family_runs_on_two_processes(name, workspace):
+    path = recipes_folder() / f"{name}.yaml"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "bf16", "--dynamo_backend", "no"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command += ["--main_process_port", str(port), "--module", "unifl.cli", "train", str(path)]
+    command += on_the_tiny_model(path, workspace / "run")
+    places = [str(Path(__file__).parent), str(Path(unifl.__file__).parents[1])]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.pathsep.join(places)}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert "1 of 4 rows" in result.stdout  # two rows on each of two processes
+    (line,) = (workspace / "run/metrics.jsonl").read_text().splitlines()
+    assert '"step": 1' in line
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

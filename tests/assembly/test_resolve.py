@@ -61,7 +61,7 @@ def test_reward_weights_of_a_folder(tmp_path):
     )  # stored in half precision
     with pytest.raises(UserError, match="there are no weights at"):
         resolve.feedback(str(tmp_path / "mine" / "dull"), name="dull")
-    with pytest.raises(UserError, match=r"no reward 'color'; write world:rewards/<axis>"):
+    with pytest.raises(UserError, match=r"no reward 'color'; set rewards.*world:rewards/<axis>"):
         resolve.feedback("color", name="color")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from unifl.cli import checks
 
-COMMANDS = ("train", "generate", "evaluate", "compare", "report", "demo", "doctor", "push", "bench")
+COMMANDS = ("train", "plan", "generate", "evaluate", "compare", "report", "demo", "doctor", "push", "bench")
 
 
 def test_the_command_line_answers_without_heavy_imports():

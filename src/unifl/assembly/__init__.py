@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from unifl.assembly.build import assemble as assemble
     from unifl.assembly.evaluate import Candidate as Candidate
     from unifl.assembly.evaluate import evaluate_models as evaluate_models
+    from unifl.assembly.forecast import plan_recipe as plan_recipe
     from unifl.assembly.locate import locate_model as locate_model
     from unifl.assembly.open_model import open_model as open_model
     from unifl.assembly.recipe import Recipe as Recipe
@@ -30,6 +31,7 @@ _HOME = {
     "load_recipe": "recipe",
     "locate_model": "locate",
     "open_model": "open_model",
+    "plan_recipe": "forecast",
     "run_recipe": "run",
 }
 

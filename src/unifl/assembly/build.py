@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from unifl.assembly import levels, resolve
 from unifl.assembly.locate import locate_lora, locate_model
-from unifl.assembly.recipe import Recipe
+from unifl.assembly.recipe import Recipe, require_complete, without_idle
 from unifl.data import AnnotatedImages, CocoImages
 from unifl.errors import UserError
 from unifl.feedback import Critic, Feedback
@@ -28,11 +29,13 @@ class Assembled:
         recipe: With hinge levels as numbers and the device settled.
         generator: The model.
         method: What trains it.
+        feedback: Frozen networks by kind ("rewards", "critics").
     """
 
     recipe: Recipe
     generator: Generator
     method: Method
+    feedback: Mapping[str, list[nn.Module]]
 
 
 def assemble(recipe: Recipe, *, device: str | torch.device | None = None) -> Assembled:
@@ -45,6 +48,8 @@ def assemble(recipe: Recipe, *, device: str | torch.device | None = None) -> Ass
     Raises:
         UserError: Anything in the recipe that is not there or does not fit.
     """
+    recipe = without_idle(recipe)
+    require_complete(recipe)
     place = torch.device(device if device is not None else _device(recipe))
     sources = {name: resolve.source(given, name=name) for name, given in recipe.data.items()}
     rewards = {
@@ -60,10 +65,11 @@ def assemble(recipe: Recipe, *, device: str | torch.device | None = None) -> Ass
     # rewards see the pictures of pairs at the size at which they will see the model's
     recipe = levels.with_levels(recipe, rewards, device=place, resolution=_side(generator))
     sources = {name: _fitted(source, generator) for name, source in sources.items()}
-    method = _method(recipe, generator, rewards, critics, sources, discriminator)
+    method = make_method(recipe, generator, rewards, critics, sources, discriminator)
     if recipe.model.gradient_checkpointing:
         generator.enable_gradient_checkpointing()
-    return Assembled(recipe, generator, method)
+    feedback = {"rewards": resolve.networks_of(rewards), "critics": resolve.networks_of(critics)}
+    return Assembled(recipe, generator, method, feedback)
 
 
 def _device(recipe: Recipe) -> str:
@@ -112,7 +118,7 @@ def _side(generator: Generator) -> int | None:
     return height if height == width else None
 
 
-def _method(
+def make_method(
     recipe: Recipe,
     generator: Generator,
     rewards: Mapping[str, Feedback],
@@ -120,6 +126,11 @@ def _method(
     sources: Mapping[str, Source],
     discriminator: Feedback | None,
 ) -> Method:
+    """The method of a recipe around objects.
+
+    Raises:
+        UserError: Something that the method needs is missing or does not fit; see `UniFL` and `ReFL`.
+    """
     if isinstance(recipe.method, ReFLConfig):
         return ReFL(generator, recipe.method, rewards=rewards, sources=sources)
     if isinstance(recipe.method, FineTuneConfig):

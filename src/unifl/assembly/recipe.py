@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,9 @@ from unifl.models.load import FullTraining
 from unifl.models.lora import LoraTraining
 from unifl.process import Spacing
 from unifl.training.config import TrainingConfig
+
+OPEN = "???"
+"""What a recipe has where only the user knows what to write: paths of data."""
 
 
 @dataclass(kw_only=True)
@@ -185,13 +188,57 @@ def load_recipe(
     Raises:
         UserError: No such file, an unknown key (with the nearest valid one), or a value that makes no sense.
     """
-    if isinstance(source, str | Path) and "\n" not in str(source) and ": " not in str(source):
-        source = find_recipe(source, base or recipes_folder())
-    raw: dict[str, Any] = configs.load(source, dict, overrides)
+    raw = read_recipe(source, overrides, base=base)
     if isinstance(raw.get("levels"), str) and _lacks_levels(raw):
         # settled by `levels.with_levels`; a level that slipped through unsettled would stop the run as NaN
         raw["method"]["aesthetic"]["levels"] = dict.fromkeys(raw.get("rewards") or {}, math.nan)
     return configs.load(raw, Recipe)
+
+
+def read_recipe(
+    source: str | Path | Mapping[str, Any], overrides: Iterable[str] = (), *, base: Path | None = None
+) -> dict[str, Any]:
+    """The entries of a recipe with overrides, before anything of them is checked; see `load_recipe`."""
+    if isinstance(source, str | Path) and "\n" not in str(source) and ": " not in str(source):
+        source = find_recipe(source, base or recipes_folder())
+    return configs.load(source, dict, overrides)
+
+
+def without_idle(recipe: Recipe) -> Recipe:
+    """The recipe without critics of weight 0, and without the data that only those would read."""
+    method = recipe.method
+    if not isinstance(method, UniFLConfig) or method.perceptual is None:
+        return recipe
+    term = method.perceptual
+    idle = {name for name, weight in term.weights.items() if weight == 0}
+    unread = {term.critic_sources.get(name, term.source) for name in idle} - set(method.sources)
+    return replace(
+        recipe,
+        critics={name: critic for name, critic in recipe.critics.items() if name not in idle},
+        data={name: data for name, data in recipe.data.items() if name not in unread},
+    )
+
+
+def require_complete(recipe: Recipe) -> None:
+    """Refuse a recipe in which places are still open.
+
+    Raises:
+        UserError: With the overrides that fill them.
+    """
+    open_places = _open_places(configs.plain(recipe), "")
+    if open_places:
+        wanted = " ".join(f"{place}=..." for place in open_places)
+        raise UserError(
+            f"the recipe leaves {len(open_places)} place(s) open ({OPEN}); name your files on the command line: "
+            f"{wanted}"
+        )
+
+
+def _open_places(value: Any, path: str) -> list[str]:
+    if isinstance(value, dict):
+        items = [(f"{path}.{key}" if path else str(key), item) for key, item in value.items()]
+        return [place for name, item in items for place in _open_places(item, name)]
+    return [path] if value == OPEN else []
 
 
 def _lacks_levels(raw: Mapping[str, Any]) -> bool:

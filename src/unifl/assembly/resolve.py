@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ from unifl.feedback.combine import Affine, WeightedSum
 from unifl.feedback.networks import RewardNetwork, load_head, load_trunk
 from unifl.feedback.pretrained import label_names
 from unifl.methods.base import Source
-from unifl.models.load import looks_like_path
 
 WORLD = world_names.PREFIX
 _DOTTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -58,9 +57,14 @@ def feedback(given: str | Part, *, name: str, device: torch.device | str = "cpu"
             _made(part), name=name, needs_prompt=part.needs_prompt, differentiable=part.differentiable
         )
     else:
-        found = _reward_of_folder(Path(part.path).expanduser())
+        found = _reward_of_folder(Path(part.path).expanduser(), name)
     _move(found, device)
     return found
+
+
+def is_file(path: str) -> bool:
+    """Whether a name means files, not something of the world or of a module."""
+    return not path.startswith(WORLD) and _DOTTED.fullmatch(path) is None
 
 
 def critic(given: str | Part | CriticConfig, *, name: str, device: torch.device | str = "cpu") -> Critic:
@@ -225,22 +229,31 @@ def _made(part: Part) -> Any:
         raise UserError(f"{part.path} cannot be called with {part.kwargs}: {error}") from error
 
 
-def _reward_of_folder(path: Path) -> Feedback:
+def _reward_of_folder(path: Path, name: str) -> Feedback:
     folder, axis = path.parent, path.name
-    if len(path.parts) == 1 or (not looks_like_path(str(path)) and not folder.is_dir()):
+    if len(path.parts) == 1 or not folder.is_dir():
+        place = "discriminator" if name == "discriminator" else f"rewards.{name}"
         raise UserError(
-            f"no reward {str(path)!r}; write world:rewards/<axis>, package.module:name, or <folder>/<axis>"
+            f"no reward {str(path)!r}; set {place} to <folder>/<axis> of a folder that `save_family` wrote (see "
+            "docs/extending.md), to world:rewards/<axis>, or to package.module:name"
         )
     return NetworkFeedback(load_head(RewardNetwork(load_trunk(folder)), folder, axis), name=axis)
 
 
-def _move(part: Any, device: torch.device | str) -> None:
-    """Moves the network of a feedback or a critic; those of a combination, too."""
+def networks_of(parts: Mapping[str, Any]) -> list[nn.Module]:
+    """The networks of feedback or critics; of a combination, those of its parts."""
+    return list(dict.fromkeys(network for part in parts.values() for network in _networks(part)))
+
+
+def _networks(part: Any) -> list[nn.Module]:
     if isinstance(part, WeightedSum):
-        for inner, _ in part.parts:
-            _move(inner, device)
-    elif isinstance(part, Affine):
-        _move(part.feedback, device)
+        return [network for inner, _ in part.parts for network in _networks(inner)]
+    if isinstance(part, Affine):
+        return _networks(part.feedback)
     network = part if isinstance(part, nn.Module) else getattr(part, "network", None)
-    if isinstance(network, nn.Module):
+    return [network] if isinstance(network, nn.Module) else []
+
+
+def _move(part: Any, device: torch.device | str) -> None:
+    for network in _networks(part):
         network.to(device)

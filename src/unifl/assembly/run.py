@@ -101,7 +101,12 @@ def run_recipe(
     validation = Validation.of(built.recipe, built.generator, folder, role=_role(built.recipe))
     announced = None
     if dry_run or not _is_complete(folder, built.recipe, resume):
-        announced = plan(built.method, recipe.training, processes=accelerator.num_processes)
+        announced = plan(
+            built.method,
+            recipe.training,
+            processes=accelerator.num_processes,
+            feedback=built.feedback,
+        )
         announced.show(console)
     if dry_run:
         console.print("dry run: nothing was trained or written")

@@ -13,6 +13,7 @@ from unifl.cli.demo import demo
 from unifl.cli.doctor import doctor
 from unifl.cli.evaluate import CompareCommand, compare, evaluate
 from unifl.cli.generate import generate
+from unifl.cli.plan import plan
 from unifl.cli.prompts import prompts
 from unifl.cli.publish import push
 from unifl.cli.report import report
@@ -57,6 +58,7 @@ def main(
 
 
 app.command()(train)
+app.command()(plan)
 app.command()(generate)
 app.command()(evaluate)
 app.command(cls=CompareCommand)(compare)

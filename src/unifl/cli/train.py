@@ -47,7 +47,8 @@ def train(
         accelerate launch --module unifl.cli train my.yaml      several processes
 
     Recipes that come along: unifl_stage1, unifl_stage2, pefl_structure,
-    pefl_style, pefl_layout, aesthetic, adversarial, refl, finetune.
+    pefl_style, pefl_layout, aesthetic, adversarial, refl, finetune; for Stable
+    Diffusion 1.5 and SDXL sd15_unifl_stage1_lora and more (docs/recipes.md).
     """
     quiet_libraries()
     from unifl.assembly.recipe import load_recipe

@@ -88,7 +88,8 @@ class AdapterRoles(Roles):
         student = self.parameters(STUDENT)
         with torch.no_grad():
             for name, parameter in self.parameters(role).items():
-                parameter.copy_(student[name])
+                if not student[name].is_meta:  # a network of shapes has no values to copy
+                    parameter.copy_(student[name])
         self._switch(self.current)
 
     def _add_adapter(self, name: str, *, trainable: bool) -> None:

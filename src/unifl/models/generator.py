@@ -85,8 +85,9 @@ class Generator:
 
     @property
     def device(self) -> torch.device:
-        """Where the denoiser lives."""
-        return self.pipeline.unet.device
+        """Where the denoiser lives; the CPU for one of shapes without weights, which lives nowhere."""
+        device: torch.device = self.pipeline.unet.device
+        return torch.device("cpu") if device.type == "meta" else device
 
     def modules(self) -> dict[str, nn.Module]:
         """The networks of the pipeline by name: unet, text encoders, vae."""
