@@ -48,7 +48,7 @@ class Forecast:
         console = console or Console()
         self.plan.show(console)
         for line in self.left_out:
-            console.print(f"not counted: {line}", highlight=False, markup=False)
+            console.print(f"not counted: {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def plan_recipe(
