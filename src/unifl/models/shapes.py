@@ -169,7 +169,7 @@ def _from_configs(source: str) -> Any:
         unet = UNet2DConditionModel.load_config(source, subfolder="unet")
         vae = AutoencoderKL.load_config(source, subfolder="vae")
         texts = {
-            part: (index[part][1], CLIPTextConfig.from_pretrained(source, subfolder=part))
+            part: (index[part][1], CLIPTextConfig.from_pretrained(source, subfolder=part).to_dict())
             for part in TEXT_ENCODERS
             if index.get(part, (None, None))[1]
         }
@@ -187,7 +187,7 @@ def _from_configs(source: str) -> Any:
         PIPELINES[name],
         unet=_on_meta(lambda: UNet2DConditionModel.from_config(unet)),
         vae=_on_meta(lambda: AutoencoderKL.from_config(vae)),
-        text={part: _on_meta(lambda k=kind, c=config: kinds[k](c)) for part, (kind, config) in texts.items()},
+        text={part: _text(kinds[kind], config) for part, (kind, config) in texts.items()},
         scheduler=scheduler,
         **{k: v for k, v in index.items() if k == "force_zeros_for_empty_prompt"},
     )
