@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import diffusers
@@ -170,7 +169,7 @@ def _from_configs(source: str) -> Any:
         unet = UNet2DConditionModel.load_config(source, subfolder="unet")
         vae = AutoencoderKL.load_config(source, subfolder="vae")
         texts = {
-            part: (index[part][1], CLIPTextConfig.from_pretrained(source, subfolder=part))
+            part: (index[part][1], CLIPTextConfig.from_pretrained(source, subfolder=part).to_dict())
             for part in TEXT_ENCODERS
             if index.get(part, (None, None))[1]
         }
@@ -188,7 +187,7 @@ def _from_configs(source: str) -> Any:
         PIPELINES[name],
         unet=_on_meta(lambda: UNet2DConditionModel.from_config(unet)),
         vae=_on_meta(lambda: AutoencoderKL.from_config(vae)),
-        text={part: _on_meta(partial(kinds[kind], config)) for part, (kind, config) in texts.items()},
+        text={part: _text(kinds[kind], config) for part, (kind, config) in texts.items()},
         scheduler=scheduler,
         **{k: v for k, v in index.items() if k == "force_zeros_for_empty_prompt"},
     )
