@@ -31,7 +31,7 @@ from unifl.data.selection import (
     open_parser,
     select_prompts,
 )
-from unifl.data.selection.relations import PARSERS
+from unifl.data.selection.parsers import PARSERS
 from unifl.data.selection.similarity import Similarity
 from unifl.disk import require_writable, write_atomically
 from unifl.errors import UserError

@@ -4,7 +4,8 @@ import importlib.util
 
 import pytest
 
-from unifl.data.selection.relations import open_parser, passes, relation_score
+from unifl.data.selection.parsers import open_parser
+from unifl.data.selection.relations import passes, relation_score
 from unifl.data.selection.rule_parser import parse_by_rules
 from unifl.errors import UserError
 

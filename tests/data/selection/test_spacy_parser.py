@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from unifl.data.selection.relations import open_parser, relation_score
+from unifl.data.selection.parsers import open_parser
+from unifl.data.selection.relations import relation_score
 from unifl.errors import UserError
 
 spacy = pytest.importorskip("spacy")

@@ -11,9 +11,9 @@ from unifl.data.selection.embeddings import load_embeddings as load_embeddings
 from unifl.data.selection.embeddings import load_text_encoder as load_text_encoder
 from unifl.data.selection.greedy import compress_exactly as compress_exactly
 from unifl.data.selection.inverted import compress_approximately as compress_approximately
+from unifl.data.selection.parsers import open_parser as open_parser
 from unifl.data.selection.relations import Entity as Entity
 from unifl.data.selection.relations import Parser as Parser
-from unifl.data.selection.relations import open_parser as open_parser
 from unifl.data.selection.relations import relation_score as relation_score
 from unifl.data.selection.select import Selection as Selection
 from unifl.data.selection.select import SelectionConfig as SelectionConfig

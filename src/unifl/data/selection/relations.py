@@ -6,15 +6,10 @@ and counts, for each subject or object, its attributes, actions and relations to
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-from unifl.errors import UserError, nearest
-
 ThresholdRule = Literal["at_least", "more_than"]
-
-PARSERS = ("rules", "spacy")
 
 
 class Entity(NamedTuple):
@@ -49,32 +44,3 @@ def passes(score: int, min_relations: int, rule: ThresholdRule) -> bool:
     ("at_least" keeps score >= tau_1), its algorithm 2 keeps those with more ("more_than": score > tau_1).
     """
     return score >= min_relations if rule == "at_least" else score > min_relations
-
-
-def open_parser(name: str) -> Parser:
-    """A parser that comes with this package.
-
-    Args:
-        name: "rules" (a few rules for English, needs nothing), "spacy" (a dependency parse by en_core_web_sm) or
-            "spacy:<model>".
-
-    Raises:
-        UserError: No parser of that name, or spaCy or its model is not installed.
-    """
-    kind, _, model = name.partition(":")
-    if kind == "spacy":
-        if importlib.util.find_spec("spacy") is None:
-            raise UserError(
-                "the parser 'spacy' needs spaCy, which is not installed; pip install 'unifl[prompts]' and "
-                "python -m spacy download en_core_web_sm, or take the parser 'rules', which needs nothing"
-            )
-        from unifl.data.selection.spacy_parser import load_spacy_parser
-
-        return load_spacy_parser(model or "en_core_web_sm")
-    if name == "rules":
-        from unifl.data.selection.rule_parser import parse_by_rules
-
-        return parse_by_rules
-    guess = nearest(name, PARSERS)
-    hint = f"did you mean {guess!r}?" if guess else f"there is {', '.join(PARSERS)}, or package.module:name"
-    raise UserError(f"there is no parser {name!r}; {hint}")
