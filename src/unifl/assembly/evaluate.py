@@ -168,6 +168,7 @@ class _Request:
             drawn=asdict(entry)
             | {
                 "negative_prompt": candidate.sampling.negative_prompt,
+                "mixed_precision": candidate.generator.mixed_precision,
                 "diversity_prompts": self.diversity_prompts,
                 "diversity_seeds": self.diversity_seeds,
                 "object_counts": self.object_counts,

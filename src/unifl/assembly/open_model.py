@@ -11,6 +11,7 @@ from unifl.assembly import world_names
 from unifl.assembly.locate import Located, locate_model
 from unifl.assembly.recipe import ModelConfig, SamplingConfig
 from unifl.models import Generator, load_generator
+from unifl.models.generator import MixedPrecision
 from unifl.process import Spacing
 
 _STEPS = 20
@@ -47,6 +48,7 @@ def open_model(
     negative_prompt: str | None = None,
     device: str = "auto",
     dtype: torch.dtype = torch.float32,
+    mixed_precision: MixedPrecision = "no",
     resolution: int | None = None,
     variant: str | None = None,
     revision: str | None = None,
@@ -64,6 +66,7 @@ def open_model(
         negative_prompt: Of the unconditional half.
         device: "auto" takes a GPU if there is one.
         dtype: Of the weights.
+        mixed_precision: Precision of network evaluations; "no" is that of the weights.
         resolution: Pixels; None takes what the run says, else the size the model was trained at.
         variant: Of the weight files.
         revision: Of a hub repository.
@@ -80,6 +83,7 @@ def open_model(
         lora=found.lora,
         device=("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device,
         dtype=dtype,
+        mixed_precision=mixed_precision,
         resolution=resolution or before.resolution,
         revision=revision or before.revision,
         variant=variant or before.variant,
