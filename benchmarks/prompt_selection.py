@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import time
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -24,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from unifl.assembly.prompts import peak_memory
 from unifl.data.selection import compress_approximately, compress_exactly
 from unifl.data.selection.similarity import (
     average_nearest_similarity,
@@ -60,10 +60,6 @@ def distinct(number: int, width: int, seed: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).standard_normal((number, width), dtype=np.float32))
 
 
-def peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -82,7 +78,7 @@ def main() -> None:
     vectors = make(options.number, options.width, options.seed)
     scale_to_length_one(vectors)
     rows = vectors[permutation(len(vectors), options.seed, "compression")]
-    peak_of_data = peak_bytes()
+    peak_of_data = peak_memory()
 
     started, busy = time.perf_counter(), time.process_time()
     check = None
@@ -91,7 +87,7 @@ def main() -> None:
     else:
         kept, check = compress_approximately(rows, THRESHOLD, seed=options.seed)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - busy
-    peak = peak_bytes()
+    peak = peak_memory()
     print(
         f"{seconds:.1f} s, kept {len(kept)} of {len(rows)}, peak {peak / 2**30:.2f} GiB, {check}", flush=True
     )

@@ -127,9 +127,13 @@ def test_the_page_shows_every_claim(tmp_path, prepared):
     table = made_up(**DECIDING["a"])
     findings = [CLAIMS[letter](table, prepared) for letter in CLAIMS]
     page = write_page(tmp_path / "unifl.md", findings, table.pieces).read_text()
-    for finding in findings:
-        assert f"## ({finding.claim.id}) {finding.claim.statement}" in page
-        assert ("does not hold here" in page) and ("holds" in page)
+    _, *sections = page.split("\n## ")
+    assert len(sections) == len(findings) and len({finding.claim.holds for finding in findings}) == 2
+    for finding, section in zip(findings, sections, strict=True):
+        assert section.startswith(f"({finding.claim.id}) {finding.claim.statement}\n")
+        assert ("**Holds.**" in section) is finding.claim.holds
+        assert ("**Does not hold here.**" in section) is not finding.claim.holds
+        assert f"{abs(finding.claim.low):.1%}" in section or f"{finding.claim.low:+.3f}" in section
     assert "3 training seeds" in page and "120 held-out prompts" in page
     minutes = len(table.pieces) * 1.5
     assert f"took {minutes:.0f} minutes" in page

@@ -52,7 +52,7 @@ def feedback(given: str | Part, *, name: str, device: torch.device | str = "cpu"
     part = given if isinstance(given, Part) else Part(path=given)
     if part.path.startswith(WORLD):
         found: Feedback = world_names.part(part.path, "rewards")
-    elif _DOTTED.fullmatch(part.path):
+    elif is_dotted(part.path):
         found = as_feedback(
             _made(part), name=name, needs_prompt=part.needs_prompt, differentiable=part.differentiable
         )
@@ -64,7 +64,7 @@ def feedback(given: str | Part, *, name: str, device: torch.device | str = "cpu"
 
 def is_file(path: str) -> bool:
     """Whether a name means files, not something of the world or of a module."""
-    return not path.startswith(WORLD) and _DOTTED.fullmatch(path) is None
+    return not path.startswith(WORLD) and not is_dotted(path)
 
 
 def critic(given: str | Part | CriticConfig, *, name: str, device: torch.device | str = "cpu") -> Critic:
@@ -83,7 +83,7 @@ def critic(given: str | Part | CriticConfig, *, name: str, device: torch.device 
     part = given if isinstance(given, Part) else Part(path=given)
     if part.path.startswith(WORLD):
         found = world_names.part(part.path, "critics")
-    elif _DOTTED.fullmatch(part.path):
+    elif is_dotted(part.path):
         found = _made(part)
     else:
         raise UserError(
@@ -111,7 +111,7 @@ def judge(name: str, *, gold: Callable[[], Judge] | None = None) -> Judge:
         world_names.known(kind, ["validation", "gold"] if gold else ["validation"], "judge")
         world_names.require_judge(kind)
         return gold() if gold is not None and kind == "gold" else world_names.validation_judge()
-    found = _made(Part(path=name)) if _DOTTED.fullmatch(name) else None
+    found = make_object(name) if is_dotted(name) else None
     if not isinstance(found, Judge):
         raise UserError(
             f"{name!r} is no judge; write world:judges/validation or package.module:name of an object with "
@@ -140,8 +140,8 @@ def source(given: str | CocoConfig, *, name: str, resolution: int | None = None)
         return _coco(given, name, resolution)
     if given.startswith(WORLD):
         return world_names.source(given)
-    if _DOTTED.fullmatch(given):
-        found = _made(Part(path=given))
+    if is_dotted(given):
+        found = make_object(given)
         if not isinstance(found, Source):
             raise UserError(f"data.{name}: {given} has no length or no rows; return a list or a data set")
         return found

@@ -6,17 +6,13 @@ from typing import Annotated
 
 import typer
 
+from unifl.cli.arguments import Overrides, RecipeArgument
 from unifl.cli.console import out, quiet_libraries
 
 
 def plan(
-    recipe: Annotated[
-        str, typer.Argument(help="A YAML file, the name of a recipe that comes along, or a run folder.")
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="Changes as key=value; the value is YAML.", metavar="KEY=VALUE..."),
-    ] = None,
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
     shapes: Annotated[
         str | None,
         typer.Option(

@@ -8,17 +8,13 @@ from typing import Annotated
 
 import typer
 
+from unifl.cli.arguments import Overrides, RecipeArgument
 from unifl.cli.console import interrupted, out, quiet_libraries, this_command
 
 
 def train(
-    recipe: Annotated[
-        str, typer.Argument(help="A YAML file, the name of a recipe that comes along, or a run folder.")
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="Changes as key=value; the value is YAML.", metavar="KEY=VALUE..."),
-    ] = None,
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     resume: Annotated[
         str | None,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,8 @@ class CocoImages:
 
     def at(self, resolution: int | None) -> CocoImages:
         """The same data at another resolution; the annotations are shared."""
-        other: CocoImages = object.__new__(CocoImages)
-        other.__dict__.update(self.__dict__, resolution=resolution)
+        other = copy(self)
+        other.resolution = resolution
         return other
 
     def validate(self) -> None:

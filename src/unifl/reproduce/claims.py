@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from unifl.metrics.intervals import Interval
 from unifl.metrics.paired import Paired
 from unifl.metrics.result import Claim
+from unifl.reproduce.parts import PromptSet
 
 Curves = dict[str, dict[str, list[tuple[float, float, float, float]]]]
 """Title of a plot, name of a line, points (x, y, lower and upper end)."""
@@ -28,8 +29,9 @@ class Finding:
     Attributes:
         claim: For `result.json`.
         rule: When it holds; written before anything was measured.
-        rows: The figures.
+        rows: The figures; the first is that of the claim.
         pictures: Names of strips of pictures, with titles.
+        prompts: The prompts of those pictures.
         curves: What is plotted.
         notes: What else a reader should know.
     """
@@ -38,6 +40,7 @@ class Finding:
     rule: str
     rows: list[Row]
     pictures: dict[str, str] = field(default_factory=dict)
+    prompts: PromptSet = "held_out"
     curves: Curves = field(default_factory=dict)
     notes: str = ""
 
@@ -49,7 +52,6 @@ def decided(
     paper: str,
     rule: str,
     holds: bool,
-    figure: Interval,
     pairs: int,
     seeds: int,
     rows: list[Row],
@@ -63,14 +65,14 @@ def decided(
         paper: What the paper reports.
         rule: When it holds.
         holds: Whether it does.
-        figure: The main one.
         pairs: Prompt-and-noise pairs behind it, over all training seeds.
         seeds: Training seeds.
-        rows: All figures.
+        rows: All figures, the one that decides first.
         shown: Further fields of `Finding`.
     """
+    main = rows[0].figure
     claim = Claim(
-        id=name, statement=statement, paper=paper, measured=figure.value, low=figure.low, high=figure.high,
+        id=name, statement=statement, paper=paper, measured=main.value, low=main.low, high=main.high,
         n=pairs, train_seeds=seeds, holds=holds,
     )  # fmt: skip
     return Finding(claim=claim, rule=rule, rows=rows, **shown)  # type: ignore[arg-type]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from rich.console import Console
 from torch import Tensor
 
 from unifl import config as configs
@@ -25,6 +24,8 @@ from unifl.reproduce.parts import Look, Piece, PromptSet, Scores, Training, know
 from unifl.reproduce.prepare import recorded_baseline
 from unifl.reproduce.unknown import names_unknown
 from unifl.sampling import sample
+from unifl.world.assets import load_rewards
+from unifl.world.scenes import sample_prompts
 
 METRICS = (
     "overall", "alignment", "alignment_fraction", "structure", "style", "quality", "color", "layout", "lighting",
@@ -46,7 +47,6 @@ class Workplace:
         trainings: Everything that is trained, by name.
         num_prompts: Held-out prompts; each is drawn once per training seed, with that seed's noise.
         changes: Overrides for all recipes, for a quicker look.
-        console: Where progress is shown.
     """
 
     runs: Path
@@ -55,7 +55,6 @@ class Workplace:
     trainings: dict[str, Training]
     num_prompts: int
     changes: tuple[str, ...] = ()
-    console: Console = field(default_factory=lambda: Console(quiet=True))
 
     @property
     def prepared(self) -> Path:
@@ -147,8 +146,6 @@ def train(place: Workplace, training: Training, seed: int) -> None:
 @lru_cache(maxsize=4)
 def held_out_prompts(number: int, which: PromptSet) -> list[str]:
     """Prompts for final figures, of which no combination occurs in anything that trained."""
-    from unifl.world.scenes import sample_prompts
-
     if which == "held_out":
         return sample_prompts(number, seed=EVALUATION_SEED, held_out=True)
     several = sample_prompts(4 * number, seed=EVALUATION_SEED, held_out=True)
@@ -188,8 +185,6 @@ def _drawn(model: Opened, prompts: list[str], seed: int) -> Float[Tensor, "p 3 h
 
 def _judged(judge: Judge, images: Float[Tensor, "p 3 h w"], prompts: list[str]) -> Scores:
     """The judge's scores, the saturation of the colours, and what the packaged detail reward says."""
-    from unifl.world.assets import load_rewards
-
     table = score_images(judge, images, prompts)
     values = {name: table.values[name][:, 0] for name in METRICS}
     values["saturation"] = mean_saturation(images).numpy().astype(np.float64)
@@ -206,6 +201,6 @@ def _keep_pictures(place: Workplace, name: str, images: Float[Tensor, "p 3 h w"]
         picture_grid([list(images[:_PREVIEWS])], scale=1).save(path, optimize=True)
 
 
-def preview_prompts() -> list[str]:
-    """The prompts of the pictures that are kept."""
-    return held_out_prompts(_PREVIEWS, "held_out")
+def preview_prompts(which: PromptSet) -> list[str]:
+    """The prompts of the pictures that are kept of a set."""
+    return held_out_prompts(_PREVIEWS, which)

@@ -48,8 +48,7 @@ def write_page(path: Path, findings: Sequence[Finding], pieces: Mapping[tuple[st
     )
     text += "| | claim | paper | here | pairs | verdict |\n|---|---|---|---|---|---|\n"
     for finding in findings:
-        claim, first = finding.claim, finding.rows[0]
-        main = next((row for row in finding.rows if row.figure.value == claim.measured), first)
+        claim, main = finding.claim, finding.rows[0]
         text += (
             f"| {claim.id} | {claim.statement} | {claim.paper} | {interval_text(main.figure, main.unit)} | {claim.n} | "
             f"{_VERDICTS[claim.holds]} |\n"
@@ -83,14 +82,9 @@ def _section(finding: Finding, folder: Path) -> str:
         name = f"claim-{claim.id}.png"
         _grid(list(strips.values()), folder / name)
         text += f"\n![{claim.statement}]({folder.name}/{name})\n\n"
-        text += (
-            "From top to bottom: " + ", ".join(strips) + f". The prompts, from left to right: {_prompts()}.\n"
-        )
+        prompts = "; ".join(preview_prompts(finding.prompts))
+        text += f"From top to bottom: {', '.join(strips)}. The prompts, from left to right: {prompts}.\n"
     return text
-
-
-def _prompts() -> str:
-    return "; ".join(preview_prompts())
 
 
 def _plot(finding: Finding, path: Path) -> None:

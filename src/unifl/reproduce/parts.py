@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,7 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
+from unifl.disk import write_atomically
 from unifl.errors import UserError
+from unifl.world.assets import ASSETS
 
 PromptSet = Literal["held_out", "unknown"]
 
@@ -110,10 +113,9 @@ class Piece:
         for look, scores in self.looks.items():
             for metric, values in scores.values.items():
                 arrays[f"{look}/{metric}"] = values.astype(np.float32)
-        temporary = path.with_suffix(".part")
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-        temporary.replace(path)
+        packed = io.BytesIO()
+        np.savez_compressed(packed, **arrays)
+        write_atomically(path, packed.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> Piece:
@@ -147,8 +149,6 @@ def known(path: Path, origin: str) -> Piece | None:
 @lru_cache(maxsize=1)
 def world_sha256() -> str:
     """A hash of all packaged weights and settings."""
-    from unifl.world.assets import ASSETS
-
     digest = hashlib.sha256()
     for path in sorted(ASSETS.rglob("*")):
         if path.is_file():

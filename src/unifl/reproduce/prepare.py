@@ -7,9 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from unifl.data.selection import (
+    SelectionConfig,
+    average_nearest_similarity,
+    load_text_encoder,
+    select_prompts,
+)
+from unifl.data.selection.similarity import scale_to_length_one
 from unifl.disk import write_atomically
+from unifl.models import load_generator
 from unifl.randomness import permutation
 from unifl.reproduce.unknown import fit_critic
+from unifl.world.assets import PIPELINE, baselines, load_judge, load_source
+from unifl.world.baselines import as_json, best_setting
+from unifl.world.scenes import sample_prompts
 
 BASELINE_PROMPTS, BASELINE_SEED = 200, 51
 """Training prompts on which the validation judge chooses how the packaged model is sampled."""
@@ -37,11 +48,6 @@ def recorded_baseline(folder: Path, num_steps: int) -> dict[str, Any]:
 
 def _baselines(folder: Path, runs: Path) -> None:
     """The packaged record has 4 and 20 steps; the others are searched in the same way."""
-    from unifl.models import load_generator
-    from unifl.world.assets import PIPELINE, baselines, load_judge
-    from unifl.world.baselines import as_json, best_setting
-    from unifl.world.scenes import sample_prompts
-
     path = folder / "baselines.json"
     record = json.loads(path.read_text()) if path.is_file() else baselines()
     missing = [number for number in (1, 2, 8) if str(number) not in record]
@@ -62,15 +68,6 @@ def _prompts(folder: Path, runs: Path) -> None:
     """As many training prompts chosen actively as at random, and how alike those of each list are."""
     if (folder / "prompts.json").is_file():
         return
-    from unifl.data.selection import (
-        SelectionConfig,
-        average_nearest_similarity,
-        load_text_encoder,
-        select_prompts,
-    )
-    from unifl.data.selection.similarity import scale_to_length_one
-    from unifl.world.assets import PIPELINE, load_source
-
     pool: list[str] = load_source("prompts")
     vectors = load_text_encoder(PIPELINE)(pool).float()
     chosen = select_prompts(pool, vectors, SelectionConfig(number=NUM_SELECTED, similarity=SIMILARITY))

@@ -5,9 +5,11 @@ Every comparison changes one thing between two trainings that share everything e
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 from unifl.reproduce.parts import Look, Training
+from unifl.world.assets import ASSETS, hinge_levels
 
 SEEDS = (0, 1, 2)
 NUM_PROMPTS = 400
@@ -48,18 +50,12 @@ _CRITIC = "{path: 'unifl.reproduce.unknown:critic', kwargs: {folder: '$runs/unkn
 
 def _levels(color: float) -> tuple[str, ...]:
     """Stage 1 with another hinge level of color."""
-    from unifl.world.assets import hinge_levels
-
     levels = {axis: level for axis, level in hinge_levels().items() if axis != "global"} | {"color": color}
     return ("method.aesthetic.levels={" + ", ".join(f"{k}: {v}" for k, v in levels.items()) + "}",)
 
 
 def color_levels() -> dict[str, float]:
     """Hinge levels of color: 1.5 deviations of the reward below the calibrated one, that one, and 3 above."""
-    import json
-
-    from unifl.world.assets import ASSETS
-
     found = json.loads((ASSETS / "rewards" / "levels.json").read_text())["color"]
     level, deviation = found["level"], found["std"]
     return {"small": level - 1.5 * deviation, "calibrated": level, "large": level + 3 * deviation}
