@@ -20,8 +20,10 @@ def reproduce(
     runs: Annotated[Path, typer.Option(help="Gets the runs; may be deleted afterwards.")] = Path(
         "runs/reproduce/unifl"
     ),
-    seeds: Annotated[int, typer.Option(help="Training seeds.")] = 3,
-    prompts: Annotated[int, typer.Option(help="Held-out prompts per training seed.")] = 400,
+    seeds: Annotated[int | None, typer.Option(help="Training seeds; 3 by default.")] = None,
+    prompts: Annotated[
+        int | None, typer.Option(help="Held-out prompts per training seed; 340 by default.")
+    ] = None,
     shard: Annotated[
         str, typer.Option(help="k/n: a share of the work, for n processes side by side.")
     ] = "0/1",
@@ -44,13 +46,14 @@ def reproduce(
     quiet_libraries()
     from unifl.reproduce.run import Request, reproduce_unifl
     from unifl.reproduce.unifl_claims import CLAIMS
+    from unifl.reproduce.unifl_trainings import NUM_PROMPTS, SEEDS
     from unifl.world.gold import load_gold
 
     request = Request(
         claims=tuple(claims) or tuple(CLAIMS),
-        seeds=range(seeds),
+        seeds=SEEDS if seeds is None else range(seeds),
         shard=_shard(shard),
-        num_prompts=prompts,
+        num_prompts=NUM_PROMPTS if prompts is None else prompts,
     )
     try:
         findings = reproduce_unifl(folder, runs, request, gold=load_gold, console=out)

@@ -12,7 +12,7 @@ from unifl.reproduce.parts import Look, Training
 from unifl.world.assets import ASSETS, hinge_levels
 
 SEEDS = (0, 1, 2)
-NUM_PROMPTS = 400
+NUM_PROMPTS = 340
 STEP_COUNTS = (1, 2, 4, 8)
 LONG_RUN, LONG_RUN_LOOKS = 56, (14, 28, 42, 56)
 
