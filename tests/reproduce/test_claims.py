@@ -10,11 +10,12 @@ import pytest
 from unifl.errors import UserError
 from unifl.metrics.result import Result, read_result, update_result
 from unifl.reproduce.figures import Table
-from unifl.reproduce.measure import METRICS
+from unifl.reproduce.measure import METRICS, held_out_prompts
 from unifl.reproduce.page import write_page
 from unifl.reproduce.parts import Piece, Scores
 from unifl.reproduce.unifl_claims import CLAIMS, NEEDED
 from unifl.reproduce.unifl_trainings import trainings
+from unifl.reproduce.unknown import names_only_unknown
 
 PROMPTS, SEEDS = 120, 3
 
@@ -48,6 +49,7 @@ def prepared(tmp_path):
     return tmp_path
 
 
+MIXED = np.array([not names_only_unknown(prompt) for prompt in held_out_prompts(PROMPTS, "unknown")])
 BETTER, WORSE = {"overall": 0.05}, {"overall": -0.05}
 DECIDING = {
     "a": {"full-long": BETTER},
@@ -57,7 +59,11 @@ DECIDING = {
     "e": {"style": {"style": 0.1}},
     "f": {"full": {"color": 0.1}, "hinge-large": {"saturation": 0.1, "overall": -0.02}},
     "g": {"stage2": BETTER, "stage2/steps-1": WORSE},
-    "h": {},
+    "h": {
+        "structure-alone": {"structure": 0.05},
+        "style-alone": {"style": 0.05},
+        "structure-and-style": {"structure": 0.05, "style": 0.05},
+    },
     "i": {"unknown-structure": {"structure": 0.05}},
 }
 CONTRADICTING = {
@@ -69,6 +75,7 @@ CONTRADICTING = {
         {"frozen": {"reward_detail": 0.3, "overall": 0.05}},  # the proxy rises, and gold with it
         {"frozen": {"overall": -0.05}},  # gold falls, but not because the proxy was climbed
         {"frozen": {"reward_detail": 0.3, "overall": -0.05}, "adversarial": {"overall": -0.05}},
+        {"frozen": {"reward_detail": 0.3, "overall": -0.05}, "adversarial": {"overall": -0.025}},
     ],
     "e": [
         {},
@@ -81,8 +88,20 @@ CONTRADICTING = {
         {"full": {"color": 0.1}, "hinge-large": {"saturation": 0.1, "overall": 0.1}},
     ],
     "g": [{}, {"stage2": BETTER}, {"stage2/steps-4": BETTER}],
-    "h": [{"structure-and-style": {"structure": -0.05}}, {"structure-and-style": {"style": -0.05}}],
-    "i": [{}, {"structure-alone": {"structure": 0.05}}],
+    "h": [
+        {},  # nothing does anything
+        {"structure-alone": {"structure": 0.05}, "style-alone": {"style": 0.05}},
+        {
+            "structure-alone": {"structure": 0.05},
+            "style-alone": {"style": 0.05},
+            "structure-and-style": {"structure": 0.05},
+        },
+    ],
+    "i": [
+        {},
+        {"structure-alone": {"structure": 0.05}},
+        {"unknown-structure": {"structure": 0.1 * MIXED}},  # only what else those prompts name
+    ],
 }
 
 
@@ -90,7 +109,8 @@ CONTRADICTING = {
 def test_a_claim_holds_where_the_scores_say_so(letter, prepared):
     finding = CLAIMS[letter](made_up(**DECIDING[letter]), prepared)
     assert finding.claim.holds is True and finding.claim.id == letter
-    assert finding.claim.train_seeds == SEEDS and finding.claim.n == SEEDS * PROMPTS
+    pairs = SEEDS * (PROMPTS - MIXED.sum() if letter == "i" else PROMPTS)
+    assert finding.claim.train_seeds == SEEDS and finding.claim.n == pairs
     assert finding.claim.low <= finding.claim.measured <= finding.claim.high
 
 
@@ -151,6 +171,8 @@ def test_pieces_survive_the_disk(tmp_path):
     for look, scores in piece.looks.items():
         for metric, values in scores.values.items():
             assert np.allclose(again.looks[look].values[metric], values, atol=1e-6)
-    (tmp_path / "pieces" / "one.npz").write_bytes(b"half of it")
-    with pytest.raises(UserError, match=r"one.npz is not a result of `unifl reproduce`.*delete it"):
-        Piece.load(tmp_path / "pieces" / "one.npz")
+    whole = (tmp_path / "pieces" / "one.npz").read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"something else"):
+        (tmp_path / "pieces" / "one.npz").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"one.npz is not a result of `unifl reproduce`.*delete it"):
+            Piece.load(tmp_path / "pieces" / "one.npz")

@@ -96,9 +96,8 @@ def test_shards_cover_everything_once_and_keep_chains_together(place, number):
     for shard in shards:
         held = {(training.name, seed) for training, seed in shard}
         assert all(("full", seed) in held for name, seed in held if name == "stage2")
-    for training in place.trainings.values():
-        if training.needs:  # one process prepares
-            assert sum(any(t.name == training.name for t, _ in shard) for shard in shards) == 1
+    for need in {need for training in place.trainings.values() for need in training.needs}:
+        assert sum(any(need in t.needs for t, _ in shard) for shard in shards) == 1  # one process prepares
 
 
 @pytest.fixture
@@ -120,9 +119,9 @@ def counted(monkeypatch):
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path, counted):
-    def go(**request):
+    def go(prompts=4, **request):
         return reproduce_unifl(
-            tmp_path / "results", tmp_path / "runs", Request(num_prompts=4, **request), gold=Silent,
+            tmp_path / "results", tmp_path / "runs", Request(num_prompts=prompts, **request), gold=Silent,
             console=Console(quiet=True),
         )  # fmt: skip
 
@@ -130,9 +129,15 @@ def test_what_was_measured_is_not_measured_again(tmp_path, counted):
     assert [finding.claim.id for finding in findings] == ["a"] and findings[0].claim.holds is False
     assert sorted(counted) == sorted((n, s) for n in NEEDED["a"] for s in range(3))
     counted.clear()
-    assert go(claims=("a", "b")) and {name for name, _ in counted} == {"global"}
+    assert go(claims=("b",)) and {name for name, _ in counted} == {"global"}
     counted.clear()
-    assert go(claims=("a", "b")) and counted == []
+    findings = go(claims=("b",))  # the page keeps what is known of others
+    assert counted == [] and [finding.claim.id for finding in findings] == ["a", "b"]
+    with pytest.raises(
+        UserError, match=r"base-seed0.npz was judged on 4 prompts, not 3; choose another folder"
+    ):
+        go(claims=("a",), prompts=3)
+    assert counted == []
     assert go(claims=("a",), changes=("training.max_train_steps=7",))
     assert {name for name, _ in counted} == set(NEEDED["a"]) - {"base"}  # the packaged model has no recipe
 

@@ -115,8 +115,8 @@ def seed_prompt_interval(
 
     Rows (training seeds) and columns (prompts) are drawn independently with replacement and a cell is
     weighted by the product of its two counts: the pigeonhole bootstrap for crossed factors (Owen 2007, arXiv
-    0712.1111). With two or three training seeds the spread over seeds is itself poorly known, and the
-    interval is too narrow rather than too wide; ``n`` of the result is the number of prompts.
+    0712.1111). Two or three training seeds say little about the spread over seeds: where that dominates, the
+    bounds are hardly more than the lowest and the highest row. ``n`` of the result is the number of prompts.
     """
     present = np.isfinite(values)
     if not present.any():

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from unifl.metrics.intervals import Interval
-from unifl.metrics.paired import Paired
 from unifl.metrics.result import Claim
+from unifl.reproduce.figures import Figure
 from unifl.reproduce.parts import PromptSet
 
 Curves = dict[str, dict[str, list[tuple[float, float, float, float]]]]
@@ -18,7 +17,7 @@ class Row:
     """A line of figures under a claim."""
 
     what: str
-    figure: Interval
+    figure: Figure
     unit: str = ""
 
 
@@ -78,6 +77,6 @@ def decided(
     return Finding(claim=claim, rule=rule, rows=rows, **shown)  # type: ignore[arg-type]
 
 
-def win_row(what: str, paired: Paired) -> Row:
+def win_row(what: str, rate: Figure) -> Row:
     """A win rate as a line."""
-    return Row(what=what, figure=paired.rate, unit="%")
+    return Row(what=what, figure=rate, unit="%")

@@ -6,12 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from unifl.errors import UserError
 from unifl.metrics.intervals import Interval, seed_prompt_interval
-from unifl.metrics.paired import Paired, paired_over_seeds
+from unifl.metrics.paired import outcomes, paired_over_seeds
 from unifl.reproduce.parts import Piece
+
+
+@dataclass(frozen=True)
+class Figure(Interval):
+    """A value with its interval over training seeds and prompts, and the value of each training seed."""
+
+    seeds: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -43,20 +50,42 @@ class Table:
 
     def wins(
         self, a: str, b: str, *, look_a: str = "end", look_b: str = "end", metric: str = "overall"
-    ) -> Paired:
-        """How often the pictures of a beat those of b on the same prompt and noise."""
+    ) -> Figure:
+        """How often the pictures of a beat those of b on the same prompt and noise; a tie counts half."""
         seeds = self.seeds(a, b)
-        return paired_over_seeds(
-            self.values(a, metric, look_a, seeds=seeds), self.values(b, metric, look_b, seeds=seeds)
+        ours, theirs = (
+            self.values(name, metric, look, seeds=seeds) for name, look in ((a, look_a), (b, look_b))
         )
+        return _figure(paired_over_seeds(ours, theirs).rate, outcomes(ours, theirs))
 
-    def mean(self, training: str, metric: str, look: str = "end") -> Interval:
+    def mean(self, training: str, metric: str, look: str = "end") -> Figure:
         """The mean of a metric."""
-        return seed_prompt_interval(self.values(training, metric, look))
+        values = self.values(training, metric, look)
+        return _figure(seed_prompt_interval(values), values)
 
-    def change(self, metric: str, a: str, b: str, *, look_a: str = "end", look_b: str = "end") -> Interval:
-        """The change a - b of one metric, paired."""
+    def change(
+        self,
+        metric: str,
+        a: str,
+        b: str,
+        *,
+        look_a: str = "end",
+        look_b: str = "end",
+        prompts: Bool[np.ndarray, " p"] | None = None,
+    ) -> Figure:
+        """The change a - b of one metric, paired; of some of the prompts, or of all."""
         seeds = self.seeds(a, b)
-        return seed_prompt_interval(
-            self.values(a, metric, look_a, seeds=seeds) - self.values(b, metric, look_b, seeds=seeds)
-        )
+        change = self.values(a, metric, look_a, seeds=seeds) - self.values(b, metric, look_b, seeds=seeds)
+        if prompts is not None:
+            change = change[:, prompts]
+        return _figure(seed_prompt_interval(change), change)
+
+
+def _figure(interval: Interval, values: Float[np.ndarray, "t p"]) -> Figure:
+    return Figure(
+        value=interval.value,
+        low=interval.low,
+        high=interval.high,
+        n=interval.n,
+        seeds=tuple(float(mean) for mean in np.nanmean(values, axis=1)),
+    )

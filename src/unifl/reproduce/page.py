@@ -21,8 +21,10 @@ Written by `unifl reproduce unifl`; the figures are in [unifl.json](unifl.json).
 [embedded world](../world.md) with {seeds} training seeds; each draws {prompts} held-out prompts with noise of its own,
 which both sides of a comparison share. Final figures come from the gold judge, which chose nothing: settings were
 chosen with the validation judge on training prompts, and the rule of each claim was written before it was measured.
-Intervals cover 95 %, over prompts and training seeds (with three seeds they are too narrow rather than too wide). All
-pieces together took {minutes:.0f} minutes, each in a process of {threads} thread(s).
+Intervals are 95 % bootstrap intervals over prompts and training seeds. Three seeds say little about the spread between
+seeds: where that dominates, an interval that leaves out a number says hardly more than that all three agree, which
+chance alone gives in one of eight cases on a given side. The value of each seed stands beside it. All pieces together
+took {minutes:.0f} minutes, each in a process of {threads} thread(s).
 
 """
 
@@ -68,8 +70,10 @@ def _section(finding: Finding, folder: Path) -> str:
     claim = finding.claim
     text = f"\n## ({claim.id}) {claim.statement}\n\n"
     text += f"Paper: {claim.paper}. Holds if {finding.rule}. **{_VERDICTS[claim.holds].capitalize()}.**\n\n"
-    text += "| | |\n|---|---|\n"
-    text += "".join(f"| {row.what} | {interval_text(row.figure, row.unit)} |\n" for row in finding.rows)
+    text += "| | | each seed |\n|---|---|---|\n"
+    for row in finding.rows:
+        seeds = ", ".join(_number(value, row.unit) for value in row.figure.seeds)
+        text += f"| {row.what} | {interval_text(row.figure, row.unit)} | {seeds} |\n"
     if finding.notes:
         text += f"\n{finding.notes}\n"
     if finding.curves:
@@ -85,6 +89,10 @@ def _section(finding: Finding, folder: Path) -> str:
         prompts = "; ".join(preview_prompts(finding.prompts))
         text += f"From top to bottom: {', '.join(strips)}. The prompts, from left to right: {prompts}.\n"
     return text
+
+
+def _number(value: float, unit: str) -> str:
+    return f"{value:.1%}" if unit == "%" else f"{value:+.3f}"
 
 
 def _plot(finding: Finding, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -128,7 +129,7 @@ class Piece:
             with np.load(path, allow_pickle=False) as file:
                 data = {name: file[name] for name in file.files}
             about = json.loads(str(data.pop("about")))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} is not a result of `unifl reproduce` ({error}); delete it") from None
         looks: dict[str, dict[str, np.ndarray]] = {}
         for key, values in data.items():
@@ -139,10 +140,19 @@ class Piece:
 
 
 def known(path: Path, origin: str) -> Piece | None:
-    """The piece in a file, if it is there and everything that it depends on is as it was."""
+    """The piece in a file, if it is there and everything that it depends on is as it was.
+
+    Raises:
+        UserError: The file is damaged, or was judged on another number of prompts: a quick look would replace it.
+    """
     if not path.is_file():
         return None
     piece = Piece.load(path)
+    there, wanted = (json.loads(text)["number"] for text in (piece.origin, origin))
+    if there != wanted:
+        raise UserError(
+            f"{path} was judged on {there} prompts, not {wanted}; choose another folder with --out, or delete it"
+        )
     return piece if piece.origin == origin else None
 
 

@@ -74,7 +74,8 @@ def reproduce_unifl(
         console: Where progress is shown.
 
     Returns:
-        The findings; None where pieces of other shards are still missing.
+        The findings, those of other claims included whose pieces are all there; None where pieces of other shards are
+        still missing.
     """
     all_trainings = by_name(trainings())
     place = Workplace(
@@ -100,11 +101,26 @@ def reproduce_unifl(
             )
             return None
         pieces[training.name, seed] = found
+    pieces |= _measured_before(place, request.seeds)
     table = Table(pieces)
-    findings = [CLAIMS[claim](table, place.prepared) for claim in request.claims]
+    findings = [
+        decide(table, place.prepared)
+        for claim, decide in CLAIMS.items()
+        if all((name, seed) in pieces for name in NEEDED[claim] for seed in request.seeds)
+    ]
     update_result(folder / "unifl.json", Result(claims=[finding.claim for finding in findings]))
     write_page(folder / "unifl.md", findings, pieces)
     return findings
+
+
+def _measured_before(place: Workplace, seeds: Sequence[int]) -> dict[tuple[str, int], Piece]:
+    """All pieces that are there, whatever was asked for: the page keeps the claims of earlier calls."""
+    found = {
+        (name, seed): place.known(training, seed)
+        for name, training in place.trainings.items()
+        for seed in seeds
+    }
+    return {key: piece for key, piece in found.items() if piece is not None}
 
 
 def _of_shard(
@@ -117,7 +133,9 @@ def _of_shard(
     def home(training: Training, seed: int) -> int:
         while training.start is not None:
             training = place.trainings[training.start]
-        return order.index(training.name) + (0 if training.needs else seed)
+        if not training.needs:
+            return order.index(training.name) + seed
+        return next(i for i, name in enumerate(order) if place.trainings[name].needs == training.needs)
 
     return [(training, seed) for training, seed in wanted if home(training, seed) % number == index]
 

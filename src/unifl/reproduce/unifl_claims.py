@@ -6,17 +6,24 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from unifl.metrics.intervals import Interval
 from unifl.reproduce.claims import Curves, Finding, Row, decided, win_row
-from unifl.reproduce.figures import Table
+from unifl.reproduce.figures import Figure, Table
+from unifl.reproduce.measure import held_out_prompts
 from unifl.reproduce.unifl_trainings import LONG_RUN, LONG_RUN_LOOKS, STEP_COUNTS
+from unifl.reproduce.unknown import names_only_unknown
 
+_MARGIN = 0.01
+"""A difference of the overall score that does not count, as in a paired comparison."""
 _QUALITIES = ("overall", "alignment", "structure", "style", "quality")
 
 
-def _changes(table: Table, a: str, b: str, metrics: tuple[str, ...], **looks: str) -> list[Row]:
+def _changes(table: Table, a: str, b: str, metrics: tuple[str, ...], *, look: str = "end") -> list[Row]:
     return [
-        Row(what=f"{metric}: {a} - {b}", figure=table.change(metric, a, b, **looks)) for metric in metrics
+        Row(what=f"{metric}: {a} - {b}", figure=table.change(metric, a, b, look_a=look, look_b=look))
+        for metric in metrics
     ]
 
 
@@ -29,12 +36,12 @@ def _wins_over(
     table: Table, name: str, statement: str, paper: str, a: str, b: str, *, notes: str = ""
 ) -> Finding:
     """A claim that one training beats another, which holds if it wins more than half of the pairs."""
-    paired = table.wins(a, b)
-    rows = [win_row(f"{a} beats {b}", paired), *_changes(table, a, b, _QUALITIES)]
+    rate = table.wins(a, b)
+    rows = [win_row(f"{a} beats {b}", rate), *_changes(table, a, b, _QUALITIES)]
     rows += [win_row(f"{model} beats base", table.wins(model, "base")) for model in (a, b)]
     return decided(
         name, statement, paper=paper, rule="the lower bound of the win rate is above 50 %",
-        holds=paired.rate.low > 0.5, rows=rows, notes=notes,
+        holds=rate.low > 0.5, rows=rows, notes=notes,
         pictures={"base-end": "base", f"{b}-end": b, f"{a}-end": a}, **_size(table, a, b),
     )  # fmt: skip
 
@@ -47,7 +54,7 @@ def perceptual(table: Table, prepared: Path) -> Finding:
         "full-long", "no-perceptual-long",
         notes=(
             "Both are trained for 60 steps. The recipe itself stops after 30, before rewards are overdone; there the "
-            f"full method wins {interval_text(short.rate, '%')} against the one without perceptual feedback."
+            f"full method wins {interval_text(short, '%')} against the one without perceptual feedback."
         ),
     )  # fmt: skip
     finding.rows.append(win_row("full beats no-perceptual, 30 steps", short))
@@ -97,16 +104,18 @@ def hacking(table: Table, prepared: Path) -> Finding:
     proxy = table.change("reward_detail", "frozen", "base", look_b=start)
     gold = table.change("overall", "frozen", "base", look_b=start)
     trained = table.change("overall", "adversarial", "base", look_b=start)
-    paired = table.wins("adversarial", "frozen")
-    rows.insert(0, win_row("adversarial beats frozen", paired))
+    kept = table.change("overall", "adversarial", "frozen")
+    rows.insert(0, Row(what="gold: overall, adversarial - frozen at the end", figure=kept))
+    rows.append(win_row("adversarial beats frozen", table.wins("adversarial", "frozen")))
     return decided(
         "d", "A frozen reward is hacked (it rises while gold falls); one that trains as a discriminator is not",
         paper="figure 9, qualitative",
         rule=(
             "frozen: the interval of the proxy's change is above 0 and that of gold's overall score below 0; "
-            "adversarial: the interval of gold's overall score is not below 0"
+            f"adversarial: gold's overall score falls by no more than {_MARGIN} (lower bound), and ends above the "
+            "frozen one's (interval)"
         ),
-        holds=proxy.low > 0 and gold.high < 0 and trained.high > 0, rows=rows, curves=curves,
+        holds=proxy.low > 0 and gold.high < 0 and trained.low > -_MARGIN and kept.low > 0, rows=rows, curves=curves,
         pictures={"base-steps-4": "base", "frozen-end": "frozen", "adversarial-end": "adversarial"},
         **_size(table, "frozen", "adversarial"),
     )  # fmt: skip
@@ -114,14 +123,13 @@ def hacking(table: Table, prepared: Path) -> Finding:
 
 def style(table: Table, prepared: Path) -> Finding:
     """Claim e: style feedback against fine-tuning."""
-    weak = {"look_a": "weak", "look_b": "weak"}
-    gap = table.change("style", "style", "finetune", **weak)
-    gain = table.change("style", "style", "base", **weak)
+    gap = table.change("style", "style", "finetune", look_a="weak", look_b="weak")
+    gain = table.change("style", "style", "base", look_a="weak", look_b="weak")
     rows = [
         Row(what="style response: style feedback - plain fine-tuning", figure=gap),
         Row(what="style response: base", figure=table.mean("base", "style", "weak")),
-        *_changes(table, "style", "base", ("style", "overall"), **weak),
-        *_changes(table, "finetune", "base", ("style", "overall"), **weak),
+        *_changes(table, "style", "base", ("style", "overall"), look="weak"),
+        *_changes(table, "finetune", "base", ("style", "overall"), look="weak"),
         *(
             Row(what=f"style, guidance 5: {model} - base", figure=table.change("style", model, "base"))
             for model in ("style", "finetune")
@@ -158,9 +166,9 @@ def hinge(table: Table, prepared: Path) -> Finding:
         paper="figure 7, qualitative",
         rule=(
             "color gains less with the small level (interval), saturation is higher with the large one (interval), and "
-            "the large one is not better overall"
+            f"the large one is not better overall by {_MARGIN} (upper bound)"
         ),
-        holds=less.low > 0 and more.low > 0 and better.low <= 0, rows=deciding + rows,
+        holds=less.low > 0 and more.low > 0 and better.high < _MARGIN, rows=deciding + rows,
         pictures={f"{model}-end": level for level, model in names.items()}, **_size(table, *names.values()),
     )  # fmt: skip
 
@@ -192,7 +200,7 @@ def steps(table: Table, prepared: Path) -> Finding:
     return decided(
         "g", "Stage 2 works in 2 to 8 steps; one step is visibly worse", paper="FID 42.91 to 33.54 in 4 steps",
         rule="it beats the base at 2, 4 and 8 steps (lower bounds above 50 %), and 1 step is worse than 4 (interval)",
-        holds=all(wins[n].rate.low > 0.5 for n in (2, 4, 8)) and worse.high < 0, rows=rows,
+        holds=all(wins[n].low > 0.5 for n in (2, 4, 8)) and worse.high < 0, rows=rows,
         pictures={f"stage2-{look}": f"stage 2, {n} steps" for n, look in looks.items()},
         curves={"gold: overall over sampler steps": curve}, **_size(table, "stage2", "base", look="steps-4"),
     )  # fmt: skip
@@ -201,11 +209,13 @@ def steps(table: Table, prepared: Path) -> Finding:
 def together(table: Table, prepared: Path) -> Finding:
     """Claim h: two objectives together."""
     names = ("structure-alone", "style-alone", "structure-and-style")
-    rows = [
-        Row(what=f"{metric}: {name} - base", figure=table.change(metric, name, "base"))
+    gains = {
+        (metric, name): table.change(metric, name, "base")
         for metric in ("structure", "style")
         for name in names
-    ]
+    }
+    rows = [Row(what=f"{metric}: {name} - base", figure=gain) for (metric, name), gain in gains.items()]
+    works = [gains["structure", "structure-alone"], gains["style", "style-alone"]]
     kept = [
         table.change("structure", "structure-and-style", "structure-alone"),
         table.change("style", "structure-and-style", "style-alone"),
@@ -217,28 +227,38 @@ def together(table: Table, prepared: Path) -> Finding:
     return decided(
         "h", "Structure and style objectives can be used together without hurting each other",
         paper="figure 8, qualitative",
-        rule="neither metric falls by more than 0.02 against its objective alone (lower bounds above -0.02)",
-        holds=all(change.low > -0.02 for change in kept), rows=deciding + rows,
+        rule=(
+            "each objective alone raises its metric (intervals above 0), and together neither metric falls by more "
+            "than 0.02 against its objective alone (lower bounds above -0.02)"
+        ),
+        holds=all(gain.low > 0 for gain in works) and all(change.low > -0.02 for change in kept), rows=deciding + rows,
         pictures={f"{name}-end": name.replace("-", " ") for name in names}, **_size(table, *names),
     )  # fmt: skip
 
 
 def unknown(table: Table, prepared: Path) -> Finding:
     """Claim i: concepts outside the critic's training set."""
-    gain = table.change("structure", "unknown-structure", "base", look_a="unknown", look_b="unknown")
-    known = table.change("structure", "structure-alone", "base", look_a="unknown", look_b="unknown")
+    size = _size(table, "unknown-structure", "base", look="unknown")
+    prompts = held_out_prompts(size["pairs"] // size["seeds"], "unknown")
+    alone = np.array([names_only_unknown(prompt) for prompt in prompts])
+
+    def change(model: str, which: np.ndarray) -> Figure:
+        return table.change("structure", model, "base", look_a="unknown", look_b="unknown", prompts=which)
+
+    gain = change("unknown-structure", alone)
     rows = [
-        Row(what="structure of unknown shapes: critic that never saw them - base", figure=gain),
-        Row(what="structure of the same prompts: critic that knows them - base", figure=known),
-    ]
+        Row(what="prompts of unknown shapes alone: critic that never saw them - base", figure=gain),
+        Row(what="the same: critic that knows them - base", figure=change("structure-alone", alone)),
+        Row(what="prompts that also name known shapes: critic that never saw the others - base",
+            figure=change("unknown-structure", ~alone)),
+    ]  # fmt: skip
     return decided(
         "i", "Structure feedback improves concepts that its critic was never trained on",
         paper="appendix A.3, qualitative",
-        rule="the interval of the change of structure on prompts that name such shapes is above 0",
+        rule="the interval of the change of structure on prompts that name nothing but such shapes is above 0",
         holds=gain.low > 0, rows=rows,
         pictures={"base-unknown": "base", "unknown-structure-unknown": "critic without stars and crosses"},
-        prompts="unknown",
-        **_size(table, "unknown-structure", "base", look="unknown"),
+        prompts="unknown", seeds=size["seeds"], pairs=size["seeds"] * int(alone.sum()),
     )  # fmt: skip
 
 

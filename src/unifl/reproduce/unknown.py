@@ -29,6 +29,11 @@ def names_unknown(prompt: str) -> bool:
     return any(thing.shape in SHAPES for thing in parse(prompt).things)
 
 
+def names_only_unknown(prompt: str) -> bool:
+    """Whether a prompt names nothing but shapes that the critic never saw."""
+    return all(thing.shape in SHAPES for thing in parse(prompt).things)
+
+
 class KnownScenes(SceneImages):
     """Good pictures without those shapes, as data of a recipe."""
 
