@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def _write(folder, **changes):
     ]
     content = {
         "captions": {"images": pictures, "annotations": captions},
-        "instances": {"images": pictures, "annotations": annotations, "categories": CATEGORIES},
+        "instances": {"images": deepcopy(pictures), "annotations": annotations, "categories": CATEGORIES},
     }
     for name, change in changes.items():
         change(content[name])
@@ -127,12 +128,20 @@ def test_several_polygons_are_one_instance(tmp_path):
 def test_a_resolution_cuts_the_centre_of_all_alike(tmp_path):
     data = _open(_write(tmp_path)).at(6)
     sample = data[0]
-    assert sample.image.shape == (3, 6, 6) and sample.masks.shape == (2, 6, 6)
+    assert sample.image.shape == (3, 6, 6) and sample.masks.shape == (1, 6, 6)  # three pixels vanish
     inside = torch.zeros(6, 6, dtype=torch.bool)
     inside[1:5, 1:5] = True  # the square lies in the middle of 12 x 12, two columns are cut from each side
     assert torch.equal(sample.masks[0], inside) and torch.equal((sample.semantic == 11), inside)
     assert data[1].masks.shape == (0, 6, 6)
     assert data.at(None)[0].image.shape == (3, HEIGHT, WIDTH)
+
+
+def test_instances_outside_what_is_cut_out_are_left_out(tmp_path):
+    edge = [0.0, 0.0, 2.0, 0.0, 2.0, 12.0, 0.0, 12.0]  # the two columns that a centre square loses
+    data = _open(_write(tmp_path, instances=_set(("annotations", 0), "segmentation", [edge])))
+    assert data[0].labels.tolist() == [1, 2] and data[0].masks[0].sum() == 2 * HEIGHT
+    cut = data.at(HEIGHT)[0]
+    assert cut.labels.tolist() == [2] and cut.masks.shape == (1, HEIGHT, HEIGHT)
 
 
 def test_labels_follow_the_names_that_are_given(tmp_path):
@@ -196,6 +205,25 @@ def _set(place, key, value):
             {"instances": _set(("annotations", 0), "segmentation", [["a"]])},
             "polygons of annotation 11 are no numbers",
         ),
+        *(
+            (
+                {"instances": _set(("annotations", 0), "segmentation", [polygon])},
+                f"a polygon of annotation 11 has {len(polygon)} numbers",
+            )
+            for polygon in ([], [1.0, 1.0], [1.0, 1.0, 4.0, 4.0], SQUARE[:7])
+        ),
+        (
+            {"instances": lambda part: (part["images"].pop(0), part["annotations"].clear())},
+            r"instances\.json does not list 1 of the 2 pictures of .*captions\.json, such as picture 7",
+        ),
+        (
+            {"instances": _set(("images", 1), "width", 20)},
+            r"picture 9 has width 16 in .*captions\.json and 20 in .*instances\.json",
+        ),
+        (
+            {"instances": _set(("images", 0), "file_name", "other.png")},
+            r"picture 7 has file_name 0+7\.png in .* and other\.png in",
+        ),
     ],
 )
 def test_files_that_do_not_hold_together(changes, message, tmp_path):
@@ -207,7 +235,7 @@ def test_files_that_do_not_hold_together(changes, message, tmp_path):
     ("changes", "message"),
     [
         (
-            {"captions": _set(("images", 1), "width", 20)},
+            dict.fromkeys(("captions", "instances"), _set(("images", 1), "width", 20)),
             r"0009\.png is 12 x 16 px, but the annotations say 12 x 20 \(height x width\)",
         ),
         (
@@ -215,7 +243,7 @@ def test_files_that_do_not_hold_together(changes, message, tmp_path):
             r"the mask of annotation 12 has size \[6, 8\], but its picture 9 is 12 x 16 px",
         ),
         (
-            {"captions": _set(("images", 1), "file_name", "none.png")},
+            dict.fromkeys(("captions", "instances"), _set(("images", 1), "file_name", "none.png")),
             r"cannot read the image .*none\.png",
         ),
     ],

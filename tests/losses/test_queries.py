@@ -140,6 +140,17 @@ def test_more_instances_than_queries_and_none_at_all():
         assert float(loss(quiet, logits, [nothing[0]], [nothing[1]])) < 2e-3
 
 
+@pytest.mark.parametrize("loss", [dense_query_loss, matched_query_loss])
+def test_empty_masks_do_not_count(loss):
+    draw = torch.Generator().manual_seed(3)
+    classes, logits = torch.randn(1, 6, 4, generator=draw), torch.randn(1, 6, 8, 8, generator=draw)
+    mask = torch.zeros(1, 8, 8, dtype=torch.bool)
+    mask[0, 2:6, 2:6] = True
+    alone = loss(classes, logits, [mask], [torch.tensor([1])])
+    beside = loss(classes, logits, [torch.cat([mask, mask & False])], [torch.tensor([1, 2])])
+    assert torch.equal(alone, beside)
+
+
 def test_categories_beyond_the_annotation_are_background():
     """A panoptic model that sees sky behind the annotated thing is not wrong."""
     masks, labels = _scene()

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from unifl.errors import UserError
+from unifl.feedback import NetworkFeedback
 from unifl.methods.adversarial import AdversarialConfig, ApproximateR1Config, Phase, R1Config
 from unifl.methods.unifl import UniFL
 from unifl.methods.unifl_config import AestheticConfig, UniFLConfig
@@ -104,6 +105,35 @@ def test_r1_is_the_squared_slope_at_real_pictures(build, micro):
     slopes = torch.autograd.functional.jacobian(lambda x: network(x, prompts), real.double())
     squared = torch.stack([slopes[i, i].square().sum() for i in range(len(real))])
     assert float(output.losses["discriminator/r1"]) == pytest.approx(3.0 * float(squared.mean()), rel=1e-4)
+
+
+class _Attentive(torch.nn.Module):
+    """A reward whose pixels attend to each other, by torch's fused attention as networks of transformers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.project = torch.nn.Linear(3, 8)
+
+    def forward(self, images, prompts):
+        rows = self.project(images.flatten(2).transpose(1, 2))[:, None]
+        seen = torch.nn.functional.scaled_dot_product_attention(rows, rows, rows)
+        return seen.square().mean((1, 2, 3))
+
+
+def test_r1_reaches_through_attention(make, rewards, sources, micro):
+    torch.manual_seed(0)
+    method = UniFL(
+        make(),
+        UniFLConfig(adversarial=config(regularization=R1Config(weight=2.0))),
+        rewards=rewards,
+        sources=sources,
+        discriminator=NetworkFeedback(_Attentive(), name="detail"),
+    )
+    batch = micro()
+    method.step("student", batch)
+    method.step("discriminator", batch).losses["discriminator/r1"].backward()
+    slope = method.discriminator.network.project.weight.grad
+    assert slope.isfinite().all() and slope.abs().max() > 0
 
 
 def test_approximate_r1_agrees_with_r1_for_little_noise(build, micro):

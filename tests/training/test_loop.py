@@ -65,6 +65,24 @@ def test_each_update_trains_its_own_parameters_only(tmp_path):
     assert "gap" in result.metrics and "discriminator" not in result.learning_rates
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_learning_rate_follows_the_steps_where_an_update_has_its_turn_in_every_other_one(tmp_path, first):
+    class Turns(Toy):
+        def step(self, update, batch):
+            output = super().step(update, batch)
+            waits = update == "discriminator" and batch.key.step % 2 != first
+            return StepOutput({}, output.metrics) if waits else output
+
+    rates = {"student": {}, "discriminator": {}}
+    config = toy_config(optimizers={})  # the same course for both
+    for result in train(Turns(), config, tmp_path):
+        for update, rate in result.learning_rates.items():
+            rates[update][result.step] = rate
+    assert len(rates["student"]) == 12 and len(rates["discriminator"]) == 6
+    assert rates["discriminator"] == {step: rates["student"][step] for step in rates["discriminator"]}
+
+
 def test_gradient_norms_per_term_are_those_of_the_whole_batch(tmp_path):
     toy = Toy(dtype=torch.float64)
     config = toy_config(

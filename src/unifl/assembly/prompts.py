@@ -126,7 +126,10 @@ class _Checked:
     def __call__(self, prompt: str, /) -> Sequence[tuple[str, Sequence[str]]]:
         found = self._parser(prompt)
         try:
-            return [(str(name), list(relations)) for name, relations in found]
+            answer = [(str(name), relations) for name, relations in found]
+            if any(isinstance(relations, str) for _, relations in answer):
+                raise TypeError("relations as one string")  # whose letters would count
+            return [(name, list(relations)) for name, relations in answer]
         except (TypeError, ValueError) as error:
             raise UserError(
                 f"the parser {self._name} returned {found!r} for {prompt!r}; it must return a list of "
@@ -165,6 +168,8 @@ def _check_output(request: SelectionRequest) -> None:
         raise UserError(f"the report {request.report_path} is written as JSON; let its name end in .json")
     if request.output.resolve() == request.source.resolve():
         raise UserError(f"{request.output} is also what is read; write to another file")
+    if request.device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"the device is {request.device}, but torch sees no GPU here; use cpu or auto")
     if request.batch_size < 1:
         raise UserError(f"batch_size is {request.batch_size}; it must be at least 1")
     for path in (request.output, request.report_path):

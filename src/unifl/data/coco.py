@@ -25,7 +25,14 @@ from torch import Tensor
 
 from unifl.data.batch import Sample
 from unifl.data.coco_masks import check_code, compact_code, decode_mask, require_pycocotools
-from unifl.data.pictures import fit_picture, picture_size, read_map, read_picture, to_tensor
+from unifl.data.pictures import (
+    fit_picture,
+    picture_size,
+    read_map,
+    read_picture,
+    to_tensor,
+    visible_instances,
+)
 from unifl.errors import UserError, nearest
 
 _REMOVED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
@@ -85,7 +92,9 @@ class CocoImages:
             file = Path(instances).expanduser()
             content = _read(file, ("images", "annotations", "categories"))
             self._labels, self.categories = _category_labels(content["categories"], categories, file)
-            self._annotations = _by_image(content, self._labels, set(self._entries), file)
+            wanted = {image_id for image_id, _ in self._rows}
+            self._entries = _agreed(self._entries, content["images"], wanted, Path(captions), file)
+            self._annotations = _by_image(content, self._labels, wanted, file)
 
     def __len__(self) -> int:
         """Number of captions."""
@@ -167,7 +176,7 @@ class CocoImages:
         side = (self.resolution, self.resolution) if self.resolution is not None else size
         stacked = np.stack([np.array(p) for p in pictures]) if pictures else np.zeros((0, *side), np.uint8)
         labels = [self._labels[annotation["category_id"]] for annotation in annotations]
-        return torch.from_numpy(stacked != 0), torch.tensor(labels, dtype=torch.long)
+        return visible_instances(torch.from_numpy(stacked != 0), torch.tensor(labels, dtype=torch.long))
 
     def _semantic(self, path: Path, size: tuple[int, int]) -> Int64[Tensor, "h w"] | None:
         if self.stuff is None:
@@ -246,12 +255,39 @@ def _category_labels(
     for name in own:
         if name.casefold() not in places:
             guess = nearest(name, order)
-            hint = f"did you mean {guess!r} to be it?" if guess else f"there are {len(order)} names"
+            hint = f"did you mean {guess!r} to be it?" if guess else f"there are {len(order)} names."
             raise UserError(
                 f"the category {name!r} of {file} is not among `categories`; {hint} Give the names in the order of "
-                "the model's labels, spelled as in the file"
+                "the model's labels, spelled as in the file; where the model's order is the file's, as with models "
+                "trained on COCO's 80 categories, leave out `categories` and `labels_of`"
             )
     return {category["id"]: places[str(category["name"]).casefold()] for category in listed}, order
+
+
+def _agreed(
+    entries: Mapping[int, Mapping[str, Any]],
+    listed: Sequence[Mapping[str, Any]],
+    wanted: set[int],
+    captions: Path,
+    instances: Path,
+) -> dict[int, dict[str, Any]]:
+    """Entries of the wanted pictures, which both files list, and alike."""
+    known = {entry["id"]: entry for entry in listed}
+    missing = sorted(wanted - set(known))
+    if missing:
+        raise UserError(
+            f"{instances} does not list {len(missing)} of the {len(wanted)} pictures of {captions}, such as picture "
+            f"{missing[0]}; give the instances of the same pictures (train2017 with train2017)"
+        )
+    for image_id in wanted:
+        ours, theirs = entries[image_id], known[image_id]
+        for key in ("file_name", "height", "width"):
+            if key in ours and key in theirs and ours[key] != theirs[key]:
+                raise UserError(
+                    f"picture {image_id} has {key} {ours[key]} in {captions} and {theirs[key]} in {instances}; give "
+                    "the files of the same pictures"
+                )
+    return {image_id: {**known[image_id], **entries[image_id]} for image_id in wanted}
 
 
 def _by_image(

@@ -58,7 +58,7 @@ def compact_code(annotation: Mapping[str, Any]) -> list[np.ndarray] | Mapping[st
     """The code of an annotation in a quarter of the memory: COCO's polygons hold tens of millions of numbers.
 
     Raises:
-        UserError: Neither polygons nor a run-length code.
+        UserError: Neither polygons nor a run-length code, or a polygon without three corners.
     """
     code, where = annotation.get("segmentation"), f"annotation {annotation.get('id')}"
     if isinstance(code, Mapping):
@@ -68,9 +68,16 @@ def compact_code(annotation: Mapping[str, Any]) -> list[np.ndarray] | Mapping[st
             f"{where} has no segmentation; remove it, or give instances_*.json with masks (polygons or run lengths)"
         )
     try:
-        return [np.asarray(polygon, dtype=np.float64) for polygon in code]
+        polygons = [np.asarray(polygon, dtype=np.float64) for polygon in code]
     except (TypeError, ValueError) as error:
         raise UserError(f"the polygons of {where} are no numbers: {error}; correct or remove it") from error
+    for polygon in polygons:
+        if polygon.ndim != 1 or len(polygon) % 2 or len(polygon) < 6:
+            raise UserError(
+                f"a polygon of {where} has {polygon.size} numbers; it must list x and y of at least 3 corners in turn, "
+                "so correct or remove it"
+            )
+    return polygons
 
 
 def check_code(annotation: Mapping[str, Any], size: tuple[int, int]) -> None:

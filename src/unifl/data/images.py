@@ -28,6 +28,7 @@ from unifl.data.pictures import (
     read_map,
     read_picture,
     to_tensor,
+    visible_instances,
 )
 from unifl.data.prompts import json_rows, read_text
 from unifl.errors import UserError
@@ -163,7 +164,7 @@ class AnnotatedImages:
             masks = np.stack([np.array(fit_picture(p, self.resolution, nearest=True)) for p in pictures])
         elif self.resolution is not None:
             masks = np.zeros((0, self.resolution, self.resolution), np.uint8)
-        return torch.from_numpy(masks != 0), torch.from_numpy(labels.astype(np.int64))
+        return visible_instances(torch.from_numpy(masks != 0), torch.from_numpy(labels.astype(np.int64)))
 
     def _semantic(self, row: dict, path: Path, size: tuple[int, int]) -> torch.Tensor | None:
         if "semantic" not in row:

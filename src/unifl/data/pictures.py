@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
@@ -111,3 +111,11 @@ def fit_picture(picture: Image.Image, resolution: int | None, *, nearest: bool =
     left, top = (width - side) // 2, (height - side) // 2
     how = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
     return picture.resize((resolution, resolution), how, box=(left, top, left + side, top + side))
+
+
+def visible_instances(
+    masks: Bool[Tensor, "n h w"], labels: Int64[Tensor, " n"]
+) -> tuple[Bool[Tensor, "m h w"], Int64[Tensor, " m"]]:
+    """Instances of which something is left: others lie outside what was cut out, or vanished in scaling."""
+    seen = masks.flatten(1).any(1)
+    return masks[seen], labels[seen]

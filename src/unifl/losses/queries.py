@@ -69,7 +69,7 @@ def dense_query_loss(
         class_logits: see `semantic_scores`.
         mask_logits: see `semantic_scores`; h and w may be smaller than H and W, the annotation is then averaged
             down to them.
-        masks: per picture (n, H, W); n may be 0.
+        masks: per picture (n, H, W); n may be 0, and empty masks do not count.
         labels: per picture (n,), 0 to `num_categories` - 1.
         num_categories: the annotation knows this many, the first ones of the model's; None is all k.
 
@@ -81,6 +81,7 @@ def dense_query_loss(
     """
     known = class_logits.shape[-1] - 1 if num_categories is None else num_categories
     classes, probs = at_least_float32(class_logits).softmax(-1), at_least_float32(mask_logits).sigmoid()
+    masks, labels = _visible(masks, labels)
     small = [_to_size(m, probs) for m in masks]
     entropy = _pixel_entropy(classes, probs, small, labels, known)
     losses = []
@@ -109,7 +110,7 @@ def matched_query_loss(
     Args:
         class_logits: see `semantic_scores`.
         mask_logits: see `dense_query_loss`.
-        masks: per picture (n, H, W); n may be 0. Instances beyond q are left unmatched.
+        masks: per picture (n, H, W); n may be 0, and empty masks do not count. Instances beyond q are left unmatched.
         labels: per picture (n,), 0 to k - 1.
 
     Returns:
@@ -120,6 +121,7 @@ def matched_query_loss(
         sampled points, per picture, and with the Dice loss of `unifl.losses.dense.dice_loss`.
     """
     losses = []
+    masks, labels = _visible(masks, labels)
     for classes, logits, instances, categories in zip(class_logits, mask_logits, masks, labels, strict=True):
         classes, logits = at_least_float32(classes), at_least_float32(logits)
         small = _to_size(instances, logits)
@@ -211,6 +213,14 @@ def _assembled(claim: Float[Tensor, " q"], probs: Float[Tensor, "q h w"]) -> Flo
     if not torch.is_grad_enabled():
         return put_together(claim, probs)
     return checkpoint(put_together, claim, probs, use_reentrant=False, preserve_rng_state=False)
+
+
+def _visible(
+    masks: Sequence[Bool[Tensor, "_ H W"]], labels: Sequence[Int[Tensor, " _"]]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Without instances of no pixel, which nothing in the picture can answer."""
+    seen = [m.flatten(1).any(1) for m in masks]
+    return [m[s] for m, s in zip(masks, seen, strict=True)], [c[s] for c, s in zip(labels, seen, strict=True)]
 
 
 def _to_size(masks: Bool[Tensor, "n H W"], like: Float[Tensor, "*d h w"]) -> Float[Tensor, "n h w"]:

@@ -5,17 +5,21 @@
 
 The paper prints the generator's loss linear in the logit, which has no lower bound against a cross-entropy
 discriminator: bound it (`loss: bounded`), use ByteEdit's -log sigmoid (arXiv 2404.04860), or hold the slope of the
-discriminator with R1. It says neither how often the two take turns nor whether pictures start from noise.
+discriminator with R1. It does not say how often the two take turns. Its pictures start from diffused real ones
+(`start: image`); noise, as in sampling, is a choice made here: a diffused picture still shows at the end of a whole
+schedule.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unifl.errors import UserError
 from unifl.feedback import Discriminator
@@ -193,7 +197,9 @@ class AdversarialTerm:
         real, fake, prompts = batch.scratch.pop("adversarial")
         exact = isinstance(self.config.regularization, R1Config)
         real = real.detach().requires_grad_(exact)
-        real_logit, fake_logit = self.discriminator(torch.cat([real, fake]), prompts * 2).chunk(2)
+        # fused attention has no second derivative, which exact R1 takes
+        with sdpa_kernel(SDPBackend.MATH) if exact else nullcontext():
+            real_logit, fake_logit = self.discriminator(torch.cat([real, fake]), prompts * 2).chunk(2)
         right = torch.cat([real_logit > 0, fake_logit < 0]).float().mean()
         output = StepOutput(
             losses={"discriminator": discriminator_bce(real_logit, fake_logit).mean()},  # eq. 6

@@ -10,6 +10,7 @@ processes, a look at every number, clipping, the optimiser. Files are written be
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from unifl import config as configs
 from unifl.errors import UserError
@@ -207,7 +209,8 @@ def _one_update(run: Run, update: str, batches: list[MicroBatch], result: StepRe
     last = run.last_checkpoint
     require_finite(losses, kind=f"{update} loss term", step=result.step, last=last)
     require_finite(metrics, kind=f"{update} metric", step=result.step, last=last)
-    if not losses:
+    if not losses:  # not this update's turn; its learning rate follows the steps of the training all the same
+        _next_rate(state.schedulers[update])
         return
     average_gradients(parameters)
     norm = _clip(parameters, config.optimizer(update).max_grad_norm)
@@ -216,8 +219,16 @@ def _one_update(run: Run, update: str, batches: list[MicroBatch], result: StepRe
     result.grad_norms |= {f"{update}/{term}": value for term, value in term_gradients.norms().items()}
     result.learning_rates[update] = optimizer.param_groups[0]["lr"]
     optimizer.step()
-    state.schedulers[update].step()
+    _next_rate(state.schedulers[update])
     optimizer.zero_grad(set_to_none=True)
+
+
+def _next_rate(scheduler: LRScheduler) -> None:
+    with (
+        warnings.catch_warnings()
+    ):  # an optimiser whose first turn is not in the first step has not stepped yet
+        warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler\.step\(\)` before")
+        scheduler.step()
 
 
 def _add(

@@ -45,6 +45,15 @@ def test_an_action_without_an_object_counts_for_its_subject():
     assert _relations("an oil painting") == {"painting": ["oil"]}
 
 
+def test_adverbs_are_passed_over_and_other_words_in_ly_are_not():
+    assert _relations("a brightly lit room") == {"room": ["lit"]}
+    assert _relations("a red butterfly on a lily") == {
+        "butterfly": ["red", "on lily"],
+        "lily": ["butterfly on"],
+    }
+    assert _relations("a curly dog") == {"dog": ["curly"]}
+
+
 def test_borders_of_sentences_and_lists():
     assert _relations("a cat. on a mat") == {"cat": [], "mat": []}
     assert _relations("a cat and a dog on a mat") == {"cat": [], "dog": ["on mat"], "mat": ["dog on"]}

@@ -36,6 +36,15 @@ _NOUNS_IN_ING = frozenset(
     "rendering wedding engraving setting duckling earring viking something nothing everything anything".split()
 )
 
+_NO_ADVERBS_IN_LY = frozenset(
+    "ally anomaly assembly belly bully butterfly chilly comely costly cowardly cuddly curly deadly dolly dragonfly "
+    "early elderly family firefly fly friendly ghostly gnarly heavenly hilly holly holy homely horsefly italy jelly "
+    "jolly july lily lively lonely lovely lowly manly melancholy monopoly orderly otherworldly poly "
+    "princely prickly pearly rally reply saintly scholarly scaly shapely sickly silly sly smelly sparkly spindly "
+    "squiggly stately steely supply surly tally timely ugly unholy unruly untimely wily wobbly womanly woolly worldly "
+    "wooly wrinkly yearly".split()
+)
+
 
 @dataclass
 class _Found:
@@ -58,6 +67,10 @@ def parse_by_rules(prompt: str) -> list[Entity]:
     return [Entity(entity.name, tuple(entity.relations)) for entity in reader.entities]
 
 
+def _is_adverb(word: str) -> bool:
+    return word.endswith("ly") and word not in _NO_ADVERBS_IN_LY
+
+
 class _Reader:
     """Reads word by word: a phrase (attributes and a noun) or a relation is open at any time, or nothing."""
 
@@ -76,7 +89,7 @@ class _Reader:
         elif word in _COPULAS or self._is_relation(word, following):
             self.end_phrase()
             self.relation.append(word)
-        elif word in _SKIPPED or word.endswith("ly"):
+        elif word in _SKIPPED or _is_adverb(word):
             if word in ("and", "or", "but"):
                 self.end_phrase()
                 self.end_relation(None)
@@ -90,7 +103,7 @@ class _Reader:
             return False
         # "a smiling woman" against "a woman smiling at ...": what follows an action is not a bare word
         starts_anew = following in _SKIPPED or following in _PREPOSITIONS or not following[0].isalnum()
-        return starts_anew or following.endswith("ly") or (word in _TRANSITIVE and self.subject_is_near())
+        return starts_anew or _is_adverb(following) or (word in _TRANSITIVE and self.subject_is_near())
 
     def subject_is_near(self) -> bool:
         return bool(self.phrase) or self.subject is not None
