@@ -47,6 +47,8 @@ class LiveBytes(TorchDispatchMode):
         before: Bytes that were there before: known, or read without having been written.
         now: Bytes that were written since then and are alive.
         peak: The most of them so far.
+        aside: Bytes that count as alive although they are gone; set by whoever lets them go.
+        peak_with_aside: The most of both together so far.
         saved: Bytes that autograd keeps for backward, without weights, by the part in which they were made.
     """
 
@@ -61,6 +63,7 @@ class LiveBytes(TorchDispatchMode):
         """
         super().__init__()
         self.before = self.now = self.peak = 0
+        self.aside = self.peak_with_aside = 0
         self.saved: Counter[str] = Counter()
         self._parts = parts or {}
         self._inside = [OTHER]
@@ -93,6 +96,7 @@ class LiveBytes(TorchDispatchMode):
             if isinstance(tensor, Tensor):
                 self.now += self._new_bytes(tensor, frees=True)
         self.peak = max(self.peak, self.now)
+        self.peak_with_aside = max(self.peak_with_aside, self.now + self.aside)
         return output
 
     def take_saved(self) -> Counter[str]:

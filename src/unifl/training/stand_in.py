@@ -12,8 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
+from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +29,7 @@ from unifl.models.roles import Roles
 from unifl.training.memory import LiveBytes
 
 _CPU = torch.device("cpu")
+_BEFORE_TENSORS = 3  # arguments of `_Booked` that are no tensors
 
 
 @contextmanager
@@ -69,7 +72,9 @@ class _Cost:
     Attributes:
         saved: Kept for backward.
         forward: The most at any one time of the forward pass.
-        backward: The most at any one time of the backward pass, what was kept and gradients included.
+        backward: The most at any one time of the backward pass, what was kept included, where gradients of weights
+            are added to those that are there.
+        backward_afresh: The same where there are none yet, and they are kept one by one.
         answer: (shape, dtype, whether a gradient comes back) of each tensor.
         others: Leaves of the answer that are no tensors, None for tensors.
         structure: How leaves make up the answer.
@@ -78,6 +83,7 @@ class _Cost:
     saved: int
     forward: int
     backward: int
+    backward_afresh: int
     answer: list[tuple[torch.Size, torch.dtype, bool]]
     others: list[Any]
     structure: TreeSpec
@@ -91,6 +97,7 @@ class _StandIn:
         self._rules = _norms_in_float32 if for_gpu else nullcontext
         self._forward = network.forward
         self._costs: dict[Any, _Cost] = {}
+        self._gradients = _Gradients()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         leaves = tree_leaves((args, kwargs))
@@ -101,7 +108,7 @@ class _StandIn:
             self._costs[key] = self._measure(args, kwargs)
         cost = self._costs[key]
         trained = [parameter for parameter in self._network.parameters() if parameter.requires_grad]
-        answer = iter(_Booked.apply(cost, *trained, *inputs))
+        answer = iter(_Booked.apply(cost, self._gradients, trained, *trained, *inputs))
         leaves = [next(answer) if other is None else other[0] for other in cost.others]
         return tree_unflatten(leaves, cost.structure)
 
@@ -122,19 +129,70 @@ class _StandIn:
                 leaves, structure = tree_flatten(output)
                 found = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
                 saved, forward = sum(watch.take_saved().values()), watch.peak
-                watch.peak = watch.now
+                watch.peak = watch.peak_with_aside = watch.now
                 ends = [tensor for tensor in found if tensor.requires_grad]
                 if ends:
-                    trained = [t for t in (*weights.values(), *tree_leaves((args, kwargs))) if _trains(t)]
-                    torch.autograd.backward(ends, [torch.ones_like(end) for end in ends], inputs=trained)
+                    trained = [weight for weight in weights.values() if weight.requires_grad]
+                    for weight in trained:
+                        weight.register_post_accumulate_grad_hook(partial(_set_aside, watch))
+                    inputs = [leaf for leaf in tree_leaves((args, kwargs)) if _trains(leaf)]
+                    torch.autograd.backward(
+                        ends, [torch.ones_like(end) for end in ends], inputs=trained + inputs
+                    )
                 return _Cost(
                     saved=saved,
                     forward=forward,
                     backward=watch.peak,
+                    backward_afresh=watch.peak_with_aside,
                     answer=[(tensor.shape, tensor.dtype, tensor.requires_grad) for tensor in found],
                     others=[None if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves],
                     structure=structure,
                 )
+
+
+def _set_aside(watch: LiveBytes, weight: Tensor) -> None:
+    """Let go of a gradient, so that both peaks come from one pass."""
+    assert weight.grad is not None
+    watch.aside += weight.grad.nbytes
+    weight.grad = None
+
+
+class _Gradients:
+    """What is held of the gradients of one network's weights while a backward pass is under way.
+
+    Where several evaluations are in one graph, autograd sums a weight's gradients apart, and hands the sum to the
+    weight when the last of them is done.
+    """
+
+    def __init__(self) -> None:
+        self._open: WeakSet[_Evaluation] = WeakSet()
+        self._summing = False
+
+    def open(self) -> _Evaluation:
+        """Note an evaluation with a graph, for as long as that is there."""
+        if not self._open:
+            self._summing = False
+        evaluation = _Evaluation()
+        self._open.add(evaluation)
+        return evaluation
+
+    def close(self, evaluation: _Evaluation, weights: list[nn.Parameter]) -> tuple[bool, bool]:
+        """The backward pass of an evaluation.
+
+        Returns:
+            Whether gradients are added to some that are there, and whether a sum begins, which takes its room.
+        """
+        self._open.discard(evaluation)
+        unfinished = len(self._open) > 0
+        begins = unfinished and not self._summing
+        there = not unfinished and all(weight.grad is not None for weight in weights)
+        adds = self._summing or there
+        self._summing = unfinished
+        return adds, begins
+
+
+class _Evaluation:
+    """One call of a network, alive as long as its graph."""
 
 
 @contextmanager
@@ -166,9 +224,12 @@ class _Booked(torch.autograd.Function):
     """Zeros with a graph that holds as much as the real one."""
 
     @staticmethod
-    def forward(ctx: Any, cost: _Cost, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, cost: _Cost, gradients: _Gradients, weights: list[nn.Parameter], *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         _book(cost.forward)
-        ctx.cost = cost
+        ctx.cost, ctx.of_weights, ctx.weights = cost, gradients, weights
+        ctx.evaluation = gradients.open() if any(ctx.needs_input_grad) else None
         ctx.gradients = [(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors]
         ctx.save_for_backward(_book(cost.saved))
         answer = [torch.zeros(shape, dtype=dtype) for shape, dtype, _ in cost.answer]
@@ -181,14 +242,19 @@ class _Booked(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
         (held,) = ctx.saved_tensors
-        _book(max(0, ctx.cost.backward - held.nbytes))
-        needed = ctx.needs_input_grad[1:]
-        # one number stretched over the shape: the gradient takes its room when autograd stores it, after what was
-        # kept for backward is gone
-        return None, *(
-            torch.zeros((), dtype=dtype, device=device).expand(shape) if need else None
-            for (shape, dtype, device), need in zip(ctx.gradients, needed, strict=True)
-        )
+        adds, begins = ctx.of_weights.close(ctx.evaluation, ctx.weights)
+        room = ctx.cost.backward if adds else ctx.cost.backward_afresh
+        _book(max(0, room - held.nbytes))
+        given = []
+        for number, ((shape, dtype, device), need) in enumerate(
+            zip(ctx.gradients, ctx.needs_input_grad[_BEFORE_TENSORS:], strict=True)
+        ):
+            if begins and number < len(ctx.weights):
+                gradient = torch.zeros(shape, dtype=dtype, device=device)
+            else:  # stretched over the shape: it takes its room when autograd stores it, after what was kept is gone
+                gradient = torch.zeros((), dtype=dtype, device=device).expand(shape)
+            given.append(gradient if need else None)
+        return (None,) * _BEFORE_TENSORS + tuple(given)
 
 
 def _book(size: int) -> Tensor:
