@@ -59,10 +59,33 @@ def test_reward_weights_of_a_folder(tmp_path):
     assert torch.allclose(
         found(pictures, ["a"]), network(pictures, ["a"]), atol=0.02
     )  # stored in half precision
+    alone = resolve.feedback(str(tmp_path / "mine"), name="sharp")  # one head: the folder is enough
+    assert torch.equal(alone(pictures, ["a"]), found(pictures, ["a"]))
     with pytest.raises(UserError, match="there are no weights at"):
         resolve.feedback(str(tmp_path / "mine" / "dull"), name="dull")
     with pytest.raises(UserError, match=r"no reward 'color'; set rewards.*world:rewards/<axis>"):
         resolve.feedback("color", name="color")
+
+
+def test_rewards_of_one_folder_share_its_trunk(tmp_path):
+    trunk = SharedTrunk()
+    save_family(trunk, {"sharp": RewardNetwork(trunk), "bright": RewardNetwork(trunk)}, tmp_path / "both")
+    save_family(trunk, {"sharp": RewardNetwork(trunk)}, tmp_path / "apart")
+    given = {"a": "both/sharp", "b": "both/bright", "c": "apart/sharp"}
+    found = resolve.rewards({name: str(tmp_path / path) for name, path in given.items()})
+    trunks = [found[name].network.trunk for name in "abc"]
+    assert trunks[0] is trunks[1] and trunks[0] is not trunks[2]
+    with pytest.raises(UserError, match=r"both holds the heads bright, sharp; name one as .*both/<head>"):
+        resolve.feedback(str(tmp_path / "both"), name="a")
+
+
+def test_heads_of_another_trunk_are_not_mixed(tmp_path):
+    first, second = RewardNetwork(), RewardNetwork()
+    save_family(first.trunk, {"color": first}, tmp_path)
+    with pytest.raises(UserError, match="holds color, fitted on another trunk"):
+        save_family(second.trunk, {"detail": second}, tmp_path)
+    save_family(first.trunk, {"detail": RewardNetwork(first.trunk)}, tmp_path)
+    save_family(second.trunk, {"color": second, "detail": RewardNetwork(second.trunk)}, tmp_path)  # all anew
 
 
 def test_data_of_every_kind(workspace):

@@ -52,9 +52,7 @@ def assemble(recipe: Recipe, *, device: str | torch.device | None = None) -> Ass
     require_complete(recipe)
     place = torch.device(device if device is not None else _device(recipe))
     sources = {name: resolve.source(given, name=name) for name, given in recipe.data.items()}
-    rewards = {
-        name: resolve.feedback(given, name=name, device=place) for name, given in recipe.rewards.items()
-    }
+    rewards = resolve.rewards(recipe.rewards, device=place)
     critics = {name: resolve.critic(given, name=name, device=place) for name, given in recipe.critics.items()}
     discriminator = None
     if recipe.discriminator is not None:

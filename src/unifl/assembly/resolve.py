@@ -27,7 +27,7 @@ from unifl.errors import UserError, nearest
 from unifl.evaluation.judge import Judge
 from unifl.feedback import Critic, CriticConfig, Feedback, NetworkFeedback, as_feedback, open_critic
 from unifl.feedback.combine import Affine, WeightedSum
-from unifl.feedback.networks import RewardNetwork, load_head, load_trunk
+from unifl.feedback.networks import TRUNK_FILE, RewardNetwork, SharedTrunk, load_head, load_trunk
 from unifl.feedback.pretrained import label_names
 from unifl.methods.base import Source
 
@@ -38,13 +38,31 @@ _DOTTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 # --- feedback and judges ---------------------------------------------------------------------------------
 
 
-def feedback(given: str | Part, *, name: str, device: torch.device | str = "cpu") -> Feedback:
+def rewards(given: Mapping[str, str | Part], *, device: torch.device | str = "cpu") -> dict[str, Feedback]:
+    """Rewards by name; those of one folder share its trunk, which then sees a picture once for all of them.
+
+    Raises:
+        UserError: See `feedback`.
+    """
+    trunks: dict[Path, SharedTrunk] = {}
+    return {name: feedback(part, name=name, device=device, trunks=trunks) for name, part in given.items()}
+
+
+def feedback(
+    given: str | Part,
+    *,
+    name: str,
+    device: torch.device | str = "cpu",
+    trunks: dict[Path, SharedTrunk] | None = None,
+) -> Feedback:
     """A reward.
 
     Args:
-        given: `world:rewards/<axis>`; `<folder>/<axis>` for weights that `save_family` wrote; or a dotted path.
+        given: `world:rewards/<axis>`; `<folder>/<head>` for weights that `save_family` wrote, or the folder where that
+            has one head; or a dotted path.
         name: What the method calls it.
         device: Where its network goes.
+        trunks: Trunks that others loaded, by folder; gets this one's.
 
     Raises:
         UserError: Nothing of that name, or something that cannot be called.
@@ -57,7 +75,7 @@ def feedback(given: str | Part, *, name: str, device: torch.device | str = "cpu"
             _made(part), name=name, needs_prompt=part.needs_prompt, differentiable=part.differentiable
         )
     else:
-        found = _reward_of_folder(Path(part.path).expanduser(), name)
+        found = _reward_of_folder(Path(part.path).expanduser(), name, {} if trunks is None else trunks)
     _move(found, device)
     return found
 
@@ -229,15 +247,28 @@ def _made(part: Part) -> Any:
         raise UserError(f"{part.path} cannot be called with {part.kwargs}: {error}") from error
 
 
-def _reward_of_folder(path: Path, name: str) -> Feedback:
-    folder, axis = path.parent, path.name
-    if len(path.parts) == 1 or not folder.is_dir():
+def _reward_of_folder(path: Path, name: str, trunks: dict[Path, SharedTrunk]) -> Feedback:
+    folder, head = path.parent, path.name
+    if (path / TRUNK_FILE).is_file():
+        folder, head = path, _only_head(path)
+    elif len(path.parts) == 1 or not folder.is_dir():
         place = "discriminator" if name == "discriminator" else f"rewards.{name}"
         raise UserError(
-            f"no reward {str(path)!r}; set {place} to <folder>/<axis> of a folder that `save_family` wrote (see "
+            f"no reward {str(path)!r}; set {place} to a folder that `save_family` wrote or <folder>/<head> of one (see "
             "docs/extending.md), to world:rewards/<axis>, or to package.module:name"
         )
-    return NetworkFeedback(load_head(RewardNetwork(load_trunk(folder)), folder, axis), name=axis)
+    if folder not in trunks:
+        trunks[folder] = load_trunk(folder)
+    return NetworkFeedback(load_head(RewardNetwork(trunks[folder]), folder, head), name=head)
+
+
+def _only_head(folder: Path) -> str:
+    heads = sorted(file.stem for file in folder.glob("*.safetensors") if file.name != TRUNK_FILE)
+    if len(heads) != 1:
+        raise UserError(
+            f"{folder} holds the heads {', '.join(heads) or '(none)'}; name one as {folder}/<head>"
+        )
+    return heads[0]
 
 
 def networks_of(parts: Mapping[str, Any]) -> list[nn.Module]:

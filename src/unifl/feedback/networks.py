@@ -37,6 +37,9 @@ class _Block(nn.Module):
         return x + self.second(F.silu(self.norm_second(h)))
 
 
+TRUNK_FILE = "trunk.safetensors"
+
+
 class SharedTrunk(nn.Module):
     """A convolutional pyramid at 1/2, 1/4 and 1/8 of the resolution that remembers its last picture.
 
@@ -217,9 +220,15 @@ class StyleNetwork(nn.Module):
 
 
 def save_family(trunk: SharedTrunk, heads: dict[str, nn.Module], folder: Path) -> None:
-    """Write `trunk.safetensors` and one `<head>.safetensors` each, as fp16."""
+    """Write `trunk.safetensors` and one `<head>.safetensors` each, as fp16.
+
+    Raises:
+        UserError: The folder holds other heads, which were fitted on another trunk.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.half().contiguous() for k, v in trunk.state_dict().items()}, folder / "trunk.safetensors")
+    weights = {k: v.half().contiguous() for k, v in trunk.state_dict().items()}
+    _require_same_family(weights, heads, folder)
+    save_file(weights, folder / TRUNK_FILE)
     for name, head in heads.items():
         weights = {
             k: v.half().contiguous() for k, v in head.state_dict().items() if not k.startswith("trunk.")
@@ -227,10 +236,22 @@ def save_family(trunk: SharedTrunk, heads: dict[str, nn.Module], folder: Path) -
         save_file(weights, folder / f"{name}.safetensors")
 
 
+def _require_same_family(trunk: dict[str, Tensor], heads: dict[str, nn.Module], folder: Path) -> None:
+    others = sorted({file.stem for file in folder.glob("*.safetensors")} - {*heads, Path(TRUNK_FILE).stem})
+    if not others:
+        return
+    there = load_file(folder / TRUNK_FILE) if (folder / TRUNK_FILE).is_file() else {}
+    if there.keys() != trunk.keys() or any(not torch.equal(there[key], trunk[key]) for key in trunk):
+        raise UserError(
+            f"{folder} holds {', '.join(others)}, fitted on another trunk, which would be replaced; give each network "
+            "that was fitted by itself a folder of its own, or fit all heads on one trunk and save them together"
+        )
+
+
 def load_trunk(folder: Path) -> SharedTrunk:
     """The trunk of a family, frozen."""
     trunk = SharedTrunk()
-    trunk.load_state_dict(_weights(folder / "trunk.safetensors"))
+    trunk.load_state_dict(_weights(folder / TRUNK_FILE))
     return trunk.eval().requires_grad_(False)
 
 
