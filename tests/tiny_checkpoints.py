@@ -116,6 +116,24 @@ def _dpt(semantic=False):
     return _spread(cls(config)), size
 
 
+def _beit():
+    config = hf.BeitConfig(
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=64,
+        patch_size=16,
+        use_absolute_position_embeddings=True,
+        out_indices=[1, 2, 3, 4],
+        pool_scales=[1, 2],
+        use_auxiliary_head=False,
+        **LABELS,
+    )
+    size = {"size": {"height": 64, "width": 64}, "resample": 3}
+    return _spread(hf.BeitForSemanticSegmentation(config)), size
+
+
 def _dinov2_config(**changes):
     return hf.Dinov2Config(
         hidden_size=16, num_hidden_layers=4, num_attention_heads=2, image_size=56, patch_size=14, **changes
@@ -176,6 +194,7 @@ BUILDERS = {
     "deeplab": _deeplab,
     "dpt": _dpt,
     "dpt_semantic": lambda: _dpt(semantic=True),
+    "beit": _beit,
     "depth_anything": _depth_anything,
     "glpn": _glpn,
     "resnet": _resnet,

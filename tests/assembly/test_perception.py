@@ -202,10 +202,10 @@ def test_errors_say_which_critic_or_source(checkpoint, coco):
 
 def test_labels_beyond_the_model_are_told_before_training(workspace, checkpoint, coco):
     raw = _recipe(checkpoint, coco, {"layout": _critics(checkpoint)["layout"]})
-    Image.fromarray(np.full((40, 48), 99, np.uint8)).save(workspace / "1.png")
+    Image.fromarray(np.full((40, 48), 0, np.uint8)).save(workspace / "1.png")  # nothing wrong in the first
     Image.fromarray(np.full((40, 48), 99, np.uint8)).save(workspace / "2.png")
     raw["data"]["images"]["stuff"] = str(workspace)
     with pytest.raises(
-        UserError, match="'layout' knows the labels 0 to 2, but the annotation holds 88 to 88"
+        UserError, match="'layout' knows the labels 0 to 2, but the annotation holds 170 to 170"
     ):
         assemble(load_recipe(raw))

@@ -25,6 +25,7 @@ CASES = {
     "upernet": (SemanticConfig, {}),
     "deeplab": (SemanticConfig, {}),
     "dpt_semantic": (SemanticConfig, {}),
+    "beit": (SemanticConfig, {}),
     "dpt": (DepthConfig, {}),
     "depth_anything": (DepthConfig, {}),
     "glpn": (DepthConfig, {}),

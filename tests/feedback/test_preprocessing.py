@@ -32,6 +32,11 @@ PROCESSORS = {
         {"size": {"shortest_edge": 64, "longest_edge": 160}, "size_divisor": 32},
         (50, 75),
     ),
+    "mobilevit": (
+        hf.MobileViTImageProcessorPil,
+        {"size": {"shortest_edge": 72}, "crop_size": {"height": 64, "width": 64}, "do_center_crop": False},
+        (60, 60),
+    ),
     "vit": (hf.ViTImageProcessorPil, {"size": {"height": 64, "width": 64}, "resample": 3}, (40, 50)),
 }
 
@@ -86,6 +91,7 @@ def test_the_gradient_passes():
         ({"do_normalize": True, "image_mean": None}, "image_mean=None .* must give three numbers"),
         ({"image_mean": [0.5]}, r"image_mean=\[0.5\] .* must give three numbers"),
         ({"image_mean": [123.7, 116.3, 103.5]}, "which are for bytes; divide both by 255"),
+        ({"size": {"longest_edge": 640}}, r"scales to \{'longest_edge': 640\}, which is not understood"),
     ],
 )
 def test_processors_of_another_range_are_refused(settings, message):

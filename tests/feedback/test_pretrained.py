@@ -23,13 +23,16 @@ from unifl.feedback import (
     StyleConfig,
     open_critic,
 )
+from unifl.feedback.critics import StyleCritic
+from unifl.feedback.perception import DepthCritic
 from unifl.feedback.pretrained import label_names, load_checkpoint
 from unifl.feedback.vgg import LAYERS, VGG16Features, load_vgg16
+from unifl.losses.style import gram
 
 
-def _stored(network, images):
-    """Bytes that autograd keeps for backward, each storage once; weights and pictures are there in any case."""
-    given = [*network.parameters(), *network.buffers(), images]
+def _stored(look, network, images, *annotation):
+    """Bytes that autograd keeps of look(images), each storage once; weights, pictures, annotation are there anyway."""
+    given = [*network.parameters(), *network.buffers(), images, *annotation]
     there = {tensor.untyped_storage().data_ptr() for tensor in given}
     storages, kept = {}, []
 
@@ -41,23 +44,30 @@ def _stored(network, images):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = network(images)
+        output = look(images)
     del output
     return sum(storages.values())
 
 
-def _network_bytes(case, checkpoint, checkpointing, b=2):
-    return _stored(opened(case, checkpoint, checkpointing=checkpointing).network, start(batch_of(b)))
+def _critic_bytes(case, checkpoint, checkpointing, b=2):
+    """Of network and loss, and those of the target that the critic reads off the real pictures."""
+    critic, batch = opened(case, checkpoint, checkpointing=checkpointing), batch_of(b)
+    kept = _stored(lambda images: critic(images, batch), critic.network, start(batch), batch.semantic)
+    with torch.no_grad():
+        if isinstance(critic, StyleCritic):
+            return kept, sum(gram(features).nbytes for features in critic.network(batch.images))
+        return kept, critic.network(batch.images).nbytes if isinstance(critic, DepthCritic) else 0
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case not in ("edges", "mask2former-queries")])
-def test_checkpointing_stores_the_pictures_and_nothing_of_the_network(case, checkpoint):
-    """As docs/critics.md says: what is stored grows with the batch; with checkpointing the pictures are all."""
-    plain = _network_bytes(case, checkpoint, False)
-    assert _network_bytes(case, checkpoint, True) == 0
+@pytest.mark.parametrize("case", [case for case in CASES if case != "edges"])
+def test_checkpointing_stores_pictures_and_targets_and_nothing_of_network_and_loss(case, checkpoint):
+    """As docs/critics.md says: what is stored grows with the batch; with checkpointing that is all."""
+    plain, _ = _critic_bytes(case, checkpoint, False)
+    kept, target = _critic_bytes(case, checkpoint, True)
+    assert kept == target < plain / 10
     assert plain > 2 * 3 * SIDE * SIDE * 4
     # what backward then needs at once is what one picture takes
-    assert 1.8 < plain / _network_bytes(case, checkpoint, False, b=1) < 2.1
+    assert 1.8 < plain / _critic_bytes(case, checkpoint, False, b=1)[0] < 2.1
 
 
 def test_vgg16_stores_what_the_formula_says(checkpoint):
@@ -71,15 +81,32 @@ def test_vgg16_stores_what_the_formula_says(checkpoint):
 
     assert bytes_per_pixel([64, 128, 256, 512]) == 1392  # as docs/critics.md says
     network, images = opened("vgg16", checkpoint).network.model, start(batch_of())
-    assert _stored(network, images) == bytes_per_pixel([8] * 4) * 2 * SIDE * SIDE
+    assert _stored(network, network, images) == bytes_per_pixel([8] * 4) * 2 * SIDE * SIDE
 
 
 @pytest.mark.parametrize("case", [case for case in KINDS if case != "edges"])
 def test_nothing_is_stored_where_no_gradient_is_needed(case, checkpoint):
     critic, batch = opened(case, checkpoint), batch_of()
-    assert _stored(critic.network, batch.images) == 0  # pictures that ask for none
+    assert _stored(critic.network, critic.network, batch.images) == 0  # pictures that ask for none
     with torch.no_grad():
-        assert _stored(critic.network, start(batch)) == 0
+        assert _stored(lambda images: critic(images, batch), critic.network, start(batch)) == 0
+
+
+def test_dpt_does_without_the_part_of_its_first_layer_that_adds_to_nothing(checkpoint, tmp_path):
+    """As in checkpoints of its original layout."""
+    whole = load_checkpoint(checkpoint("dpt"), "depth")[0]
+    shutil.copytree(checkpoint("dpt"), tmp_path / "dpt")
+    weights = load_file(tmp_path / "dpt" / "model.safetensors")
+    idle = [key for key in weights if "fusion_stage.layers.0.residual_layer1." in key]
+    assert len(idle) == 4
+    save_file(
+        {k: v for k, v in weights.items() if k not in idle},
+        tmp_path / "dpt" / "model.safetensors",
+        {"format": "pt"},
+    )
+    model = load_checkpoint(str(tmp_path / "dpt"), "depth")[0]
+    pixels = torch.randn(1, 3, 64, 64)
+    assert torch.equal(model(pixels).predicted_depth, whole(pixels).predicted_depth)
 
 
 # --- VGG-16 ----------------------------------------------------------------------------------------------

@@ -121,6 +121,16 @@ class CocoImages:
             semantic=self._semantic(path, size),
         )
 
+    @property
+    def label_counts(self) -> dict[str, int]:
+        """How many labels the annotation may hold, by its kind."""
+        found = {}
+        if self._annotations is not None:
+            found["masks"] = max(self._labels.values(), default=-1) + 1
+        if self.stuff is not None:
+            found["semantic"] = len(set(self._stuff_labels.tolist()) - {-1, IGNORED})
+        return found
+
     def at(self, resolution: int | None) -> CocoImages:
         """The same data at another resolution; the annotations are shared."""
         other = copy(self)

@@ -11,6 +11,7 @@ indices. Both are optional, but a folder has each for all rows or for none.
 from __future__ import annotations
 
 import zipfile
+from copy import copy
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -63,6 +64,9 @@ class AnnotatedImages:
         resolution: Side in px of the centre square that every picture, mask and map is scaled to. None takes
             them as they are; a batch then needs pictures of one size (`require_one_size`).
 
+    Attributes:
+        label_counts: How many labels the annotation holds, by its kind; instances alone, known once `validate` has run.
+
     Raises:
         UserError: No folder, no or an empty `metadata.jsonl`, a row without `file_name` or `text`, or an
             annotation that only some rows have.
@@ -71,6 +75,7 @@ class AnnotatedImages:
     def __init__(self, folder: str | Path, *, resolution: int | None = None) -> None:
         self.folder = Path(folder)
         self.resolution = resolution
+        self.label_counts: dict[str, int] = {}
         if not self.folder.is_dir():
             raise UserError(f"there is no folder {self.folder}; check the path")
         metadata = self.folder / "metadata.jsonl"
@@ -124,6 +129,8 @@ class AnnotatedImages:
                 file = self.folder / row["instances"]
                 shapes = {name: _npz_shape(file, name) for name in ("masks", "labels")}
                 _check_instances(file, shapes["masks"], shapes["labels"], path, size)
+                highest = int(_npz_array(file, "labels").max(initial=-1))
+                self.label_counts["masks"] = max(self.label_counts.get("masks", 0), highest + 1)
             if "semantic" in row:
                 _check_size(
                     self.folder / row["semantic"], check_picture(self.folder / row["semantic"]), path, size
@@ -131,7 +138,9 @@ class AnnotatedImages:
 
     def at(self, resolution: int | None) -> AnnotatedImages:
         """The same folder at another resolution."""
-        return AnnotatedImages(self.folder, resolution=resolution)
+        other = copy(self)
+        other.resolution = resolution
+        return other
 
     def require_one_size(self) -> None:
         """Check that pictures can be stacked.

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from unifl.data import Batch
 from unifl.errors import UserError
+from unifl.feedback.by_picture import by_picture
 from unifl.losses.dense import cross_entropy_map, solo_loss
-from unifl.losses.style import gram_distance
+from unifl.losses.style import distance_of_grams, gram
 
 IGNORED = 255
 """Class of pixels that do not count, as in COCO-Stuff."""
@@ -91,6 +92,7 @@ class LayoutCritic:
     Args:
         network: Returns class logits (b, k, h, w), at the size of the picture or below.
         name: Name of losses and metrics.
+        checkpointing: Compute the loss again during backward, one picture at a time (`by_picture`).
 
     Reference:
         UniFL eq. 9.
@@ -98,9 +100,10 @@ class LayoutCritic:
 
     needs: frozenset[str] = frozenset({"semantic"})
 
-    def __init__(self, network: nn.Module, *, name: str = "layout") -> None:
+    def __init__(self, network: nn.Module, *, name: str = "layout", checkpointing: bool = False) -> None:
         self.network = _frozen(network)
         self.name = name
+        self.checkpointing = checkpointing
 
     def __call__(self, images: Float[Tensor, "b 3 h w"], batch: Batch) -> Float[Tensor, " b"]:
         """Mean cross-entropy against the class maps of the batch; 255 is ignored.
@@ -110,14 +113,19 @@ class LayoutCritic:
         """
         if batch.semantic is None:
             raise missing_annotation(self.name, "semantic")
-        logits = self._logits(images, batch.semantic.shape[-2:])
-        check_labels(self.name, [batch.semantic[batch.semantic != IGNORED]], logits.shape[1])
-        return cross_entropy_map(logits, batch.semantic, ignore_index=IGNORED)
+        return by_picture(self._loss, images, batch.semantic, checkpointing=self.checkpointing)
 
     @torch.no_grad()
     def pseudo(self, batch: Batch) -> Batch:
         """The most probable class of each pixel of the real pictures."""
         return batch.with_semantic(self._logits(batch.images, batch.images.shape[-2:]).argmax(1))
+
+    def _loss(
+        self, images: Float[Tensor, "b 3 h w"], semantic: Int64[Tensor, "b H W"]
+    ) -> Float[Tensor, " b"]:
+        logits = self._logits(images, semantic.shape[-2:])
+        check_labels(self.name, [semantic[semantic != IGNORED]], logits.shape[1])
+        return cross_entropy_map(logits, semantic, ignore_index=IGNORED)
 
     def _logits(self, images: Float[Tensor, "b 3 h w"], size: torch.Size) -> Float[Tensor, "b k H W"]:
         logits = self.network(images)
@@ -132,6 +140,7 @@ class StyleCritic:
     Args:
         network: Returns a list of feature maps (b, c, h, w); layers of VGG-16 in the paper.
         name: Name of losses and metrics.
+        checkpointing: Compute the loss again during backward, one picture at a time (`by_picture`).
 
     Reference:
         UniFL eq. 8.
@@ -139,20 +148,31 @@ class StyleCritic:
 
     needs: frozenset[str] = frozenset({"image"})
 
-    def __init__(self, network: nn.Module, *, name: str = "style") -> None:
+    def __init__(self, network: nn.Module, *, name: str = "style", checkpointing: bool = False) -> None:
         self.network = _frozen(network)
         self.name = name
+        self.checkpointing = checkpointing
 
     def __call__(self, images: Float[Tensor, "b 3 h w"], batch: Batch) -> Float[Tensor, " b"]:
         """Distance of Gram matrices to the real pictures of the batch."""
-        made = self.network(images)  # first: a trunk shared with other critics still holds these pictures
-        with torch.no_grad():
-            real = self.network(batch.images)
-        return gram_distance(made, real)
+        if self.checkpointing:
+            return by_picture(self._distance, images, *self._target(batch), checkpointing=True)
+        made = self._grams(images)  # first: a trunk shared with other critics still holds these pictures
+        return distance_of_grams(made, self._target(batch))
 
     def pseudo(self, batch: Batch) -> Batch:
         """Unchanged: the real picture itself is the target."""
         return batch
+
+    def _distance(self, images: Float[Tensor, "b 3 h w"], *target: Tensor) -> Float[Tensor, " b"]:
+        return distance_of_grams(self._grams(images), target)
+
+    @torch.no_grad()
+    def _target(self, batch: Batch) -> list[Tensor]:
+        return self._grams(batch.images)
+
+    def _grams(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+        return [gram(features) for features in self.network(images)]
 
 
 def _frozen(network: nn.Module) -> nn.Module:

@@ -49,11 +49,17 @@ def open_critic(config: CriticConfig, *, name: str) -> Critic:
         return _instances(config, name)
     if isinstance(config, SemanticConfig):
         model, preprocessing = load_checkpoint(config.model, "semantic", revision=config.revision)
-        return LayoutCritic(_network(config, model, preprocessing, "semantic"), name=name)
+        network = _network(config, model, preprocessing, "semantic")
+        return LayoutCritic(network, name=name, checkpointing=config.checkpointing)
     if isinstance(config, DepthConfig):
         model, preprocessing = load_checkpoint(config.model, "depth", revision=config.revision)
         network = _network(config, model, preprocessing, "depth")
-        return DepthCritic(network, name=name, gradient_weight=config.gradient_weight)
+        return DepthCritic(
+            network,
+            name=name,
+            gradient_weight=config.gradient_weight,
+            checkpointing=config.checkpointing,
+        )
     if isinstance(config, EdgesConfig):
         return EdgeCritic(name=name, sigma=config.sigma, threshold=config.threshold)
     return _style(config, name)
@@ -83,6 +89,7 @@ def _instances(config: InstancesConfig, name: str) -> Critic:
         reading=config.reading,
         num_categories=config.num_categories,
         score_threshold=config.score_threshold,
+        checkpointing=config.checkpointing,
     )
 
 
@@ -90,11 +97,13 @@ def _style(config: StyleConfig, name: str) -> Critic:
     if config.network == "vgg16":
         model: Any = load_vgg16(config.model, config.layers, revision=config.revision)
         preprocessing = Preprocessing(model=config.model, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-        return StyleCritic(_network(config, model, preprocessing, "vgg16"), name=name)
+        network = _network(config, model, preprocessing, "vgg16")
+        return StyleCritic(network, name=name, checkpointing=config.checkpointing)
     model, read = load_checkpoint(config.model, "backbone", revision=config.revision, layers=config.layers)
     # at the picture's own size: strokes and texture are what style is about
     preprocessing = Preprocessing(model=config.model, mean=read.mean, std=read.std, multiple=read.multiple)
-    return StyleCritic(_network(config, model, preprocessing, "backbone"), name=name)
+    network = _network(config, model, preprocessing, "backbone")
+    return StyleCritic(network, name=name, checkpointing=config.checkpointing)
 
 
 def _network(
@@ -103,6 +112,4 @@ def _network(
     preprocessing: Preprocessing,
     answer: str,
 ) -> PretrainedNetwork:
-    return PretrainedNetwork(
-        model, preprocessing.at(config.size), ANSWERS[answer], checkpointing=config.checkpointing
-    )
+    return PretrainedNetwork(model, preprocessing.at(config.size), ANSWERS[answer])

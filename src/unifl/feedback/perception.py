@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from unifl.data import Batch
+from unifl.feedback.by_picture import by_picture
 from unifl.feedback.critics import check_labels, distinct, missing_annotation
 from unifl.losses.depth import scale_shift_invariant
 from unifl.losses.edges import edge_distance
@@ -30,6 +31,7 @@ class QueryCritic:
             inside their mask, is at least this.
         overlap_threshold: Of two pseudo instances that overlap by more (intersection over union), the more
             certain one is kept.
+        checkpointing: Compute the loss again during backward, one picture at a time (`by_picture`).
 
     Reference:
         Perceptual feedback of UniFL, eq. 4, with another detector. UniFL found sparse queries (Mask2Former) worse
@@ -47,8 +49,10 @@ class QueryCritic:
         num_categories: int | None = None,
         score_threshold: float = 0.5,
         overlap_threshold: float = 0.5,
+        checkpointing: bool = False,
     ) -> None:
         self.network = network.eval().requires_grad_(False)
+        self.checkpointing = checkpointing
         self.name = name
         self.reading = reading
         self.num_categories = num_categories
@@ -63,13 +67,7 @@ class QueryCritic:
         """
         if batch.masks is None or batch.labels is None:
             raise missing_annotation(self.name, "masks")
-        classes, masks = self.network(images)
-        check_labels(self.name, batch.labels, self._known(classes))
-        if self.reading == "queries":
-            return matched_query_loss(classes, masks, batch.masks, batch.labels)
-        return dense_query_loss(
-            classes, masks, batch.masks, batch.labels, num_categories=self._known(classes)
-        )
+        return by_picture(self._loss, images, batch.masks, batch.labels, checkpointing=self.checkpointing)
 
     @torch.no_grad()
     def pseudo(self, batch: Batch) -> Batch:
@@ -78,6 +76,15 @@ class QueryCritic:
         size = batch.images.shape[-2:]
         found = [self._instances(c, m, size) for c, m in zip(classes, masks, strict=True)]
         return batch.with_instances([masks for masks, _ in found], [labels for _, labels in found])
+
+    def _loss(
+        self, images: Float[Tensor, "b 3 h w"], masks: list[Tensor], labels: list[Tensor]
+    ) -> Float[Tensor, " b"]:
+        classes, answered = self.network(images)
+        check_labels(self.name, labels, self._known(classes))
+        if self.reading == "queries":
+            return matched_query_loss(classes, answered, masks, labels)
+        return dense_query_loss(classes, answered, masks, labels, num_categories=self._known(classes))
 
     def _known(self, classes: Tensor) -> int:
         return self.num_categories or classes.shape[-1] - 1
@@ -103,24 +110,36 @@ class DepthCritic:
         network: Returns depth or inverse depth (b, h, w).
         name: Name of losses and metrics.
         gradient_weight: See `scale_shift_invariant`.
+        checkpointing: Compute the loss again during backward, one picture at a time (`by_picture`).
     """
 
     needs: frozenset[str] = frozenset({"image"})
 
-    def __init__(self, network: nn.Module, *, name: str = "depth", gradient_weight: float = 0.5) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str = "depth",
+        gradient_weight: float = 0.5,
+        checkpointing: bool = False,
+    ) -> None:
         self.network = network.eval().requires_grad_(False)
         self.name = name
         self.gradient_weight = gradient_weight
+        self.checkpointing = checkpointing
 
     def __call__(self, images: Float[Tensor, "b 3 h w"], batch: Batch) -> Float[Tensor, " b"]:
         """Scale- and shift-invariant distance to the depth of the real pictures."""
         with torch.no_grad():
             real = self.network(batch.images)
-        return scale_shift_invariant(self.network(images), real, gradient_weight=self.gradient_weight)
+        return by_picture(self._loss, images, real, checkpointing=self.checkpointing)
 
     def pseudo(self, batch: Batch) -> Batch:
         """Unchanged: the target is read off the real picture in any case."""
         return batch
+
+    def _loss(self, images: Float[Tensor, "b 3 h w"], real: Float[Tensor, "b H W"]) -> Float[Tensor, " b"]:
+        return scale_shift_invariant(self.network(images), real, gradient_weight=self.gradient_weight)
 
 
 class EdgeCritic:

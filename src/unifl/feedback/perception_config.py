@@ -24,7 +24,7 @@ class InstancesConfig:
     size: int | None = None
     """Shorter side in px at which the model looks; null is that of its image processor."""
     checkpointing: bool = False
-    """Recompute the network during backward, one picture at a time."""
+    """Compute network and loss again during backward, one picture at a time."""
     revision: str | None = None
     """Of a hub repository."""
 

@@ -40,6 +40,7 @@ class Preprocessing:
         keep_aspect_ratio: With (height, width): scale both sides alike, by the factor nearer to 1 (DPT).
         multiple: Both sides become a multiple of this.
         resizes: Whether sizes may change at all.
+        flips_channels: Whether it is shown blue, green, red.
         mode: Of interpolation; bilinear and bicubic with antialiasing, as PIL does.
     """
 
@@ -51,6 +52,7 @@ class Preprocessing:
     keep_aspect_ratio: bool = False
     multiple: int = 1
     resizes: bool = True
+    flips_channels: bool = False
     mode: str = "bilinear"
 
     def __call__(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 H W"]:
@@ -66,7 +68,8 @@ class Preprocessing:
             if self.mode == "bicubic":
                 images = images.clamp(0, 1)  # it overshoots at edges, which bytes cannot
         mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
-        return (images - mean) / std
+        shown = (images - mean) / std
+        return shown.flip(1) if self.flips_channels else shown
 
     def target(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) at which a picture of this size is shown.
@@ -121,7 +124,8 @@ def read_preprocessing(settings: Mapping[str, Any], *, model: str, multiple: int
         multiple: What the network itself needs of sides, such as its patch size.
 
     Raises:
-        UserError: Pixels of another range than [0, 1] before normalisation, or no mean and standard deviation.
+        UserError: Pixels of another range than [0, 1] before normalisation, no mean and standard deviation, or a size
+            that is not understood.
     """
     factor = settings.get("rescale_factor", 1 / 255)
     if not settings.get("do_rescale", True) or not math.isclose(factor, 1 / 255, rel_tol=1e-3):
@@ -134,7 +138,7 @@ def read_preprocessing(settings: Mapping[str, Any], *, model: str, multiple: int
     for key in ("ensure_multiple_of", "size_divisor"):
         multiple = math.lcm(multiple, int(settings.get(key) or 1))
     resizes = bool(settings.get("do_resize", True))
-    size, longest = _size(settings) if resizes else (None, None)
+    size, longest = _size(settings, model) if resizes else (None, None)
     return Preprocessing(
         model=model,
         mean=mean,
@@ -144,6 +148,7 @@ def read_preprocessing(settings: Mapping[str, Any], *, model: str, multiple: int
         keep_aspect_ratio=bool(settings.get("keep_aspect_ratio")),
         multiple=multiple,
         resizes=resizes,
+        flips_channels=bool(settings.get("do_flip_channel_order")),
         mode=_MODES.get(settings.get("resample", 2), "bicubic"),
     )
 
@@ -151,8 +156,9 @@ def read_preprocessing(settings: Mapping[str, Any], *, model: str, multiple: int
 def _normalisation(settings: Mapping[str, Any], model: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     given = settings.get("image_mean"), settings.get("image_std")
     normalises = settings.get("do_normalize")
-    if normalises is None:
-        normalises = given != (None, None)
+    if normalises is None:  # left to the processor's class: those of MobileViT alone leave it out
+        kind = str(settings.get("image_processor_type") or settings.get("feature_extractor_type"))
+        normalises = given != (None, None) and not kind.startswith("MobileViT")
     if not normalises:
         return (0.0,) * 3, (1.0,) * 3
     if any(not isinstance(values, Sequence) or len(values) != 3 for values in given):
@@ -169,7 +175,7 @@ def _normalisation(settings: Mapping[str, Any], model: str) -> tuple[tuple[float
     return mean, std
 
 
-def _size(settings: Mapping[str, Any]) -> tuple[tuple[int, int] | int | None, int | None]:
+def _size(settings: Mapping[str, Any], model: str) -> tuple[tuple[int, int] | int | None, int | None]:
     """(size, longest); a crop's size is what remains of the picture, so it counts in place of the size before it."""
     size: Any = settings.get("size")
     if settings.get("do_center_crop") and settings.get("crop_size"):
@@ -181,4 +187,9 @@ def _size(settings: Mapping[str, Any]) -> tuple[tuple[int, int] | int | None, in
         return None, None
     if size.get("shortest_edge"):
         return int(size["shortest_edge"]), size.get("longest_edge")
+    if not (size.get("height") and size.get("width")):
+        raise UserError(
+            f"the image processor of {model} scales to {size}, which is not understood; its preprocessor_config.json "
+            "must give a height and a width, or a shortest_edge"
+        )
     return (int(size["height"]), int(size["width"])), None

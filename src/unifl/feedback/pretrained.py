@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from unifl.errors import UserError
 from unifl.feedback.preprocessing import Preprocessing, read_preprocessing
@@ -33,9 +32,6 @@ class PretrainedNetwork(nn.Module):
         model: A module that takes `pixel_values`.
         preprocessing: From pictures in [0, 1] to what the model is shown.
         read: What of the model's answer is used: one tensor or several, each with one row per picture.
-        checkpointing: Where a gradient is needed, store the pictures alone, and run the model again during backward,
-            one picture at a time: what backward needs at once is then what one picture takes. Equal in value, because
-            a frozen network in evaluation mode has no randomness and no pictures that see each other.
     """
 
     def __init__(
@@ -43,14 +39,11 @@ class PretrainedNetwork(nn.Module):
         model: nn.Module,
         preprocessing: Preprocessing,
         read: Callable[[Any], Tensor | Sequence[Tensor]],
-        *,
-        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.preprocessing = preprocessing
         self.read = read
-        self.checkpointing = checkpointing
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Any:
         """What `read` takes from the answer; lists and tuples become lists.
@@ -58,17 +51,6 @@ class PretrainedNetwork(nn.Module):
         Raises:
             UserError: Pictures of a size that the model cannot take.
         """
-        if not (self.checkpointing and torch.is_grad_enabled() and images.requires_grad):
-            return self._look(images)
-        parts = [
-            checkpoint(self._look, picture, use_reentrant=False, preserve_rng_state=False)
-            for picture in images.split(1)
-        ]
-        if isinstance(parts[0], Tensor):
-            return torch.cat(parts)
-        return [torch.cat(rows) for rows in zip(*parts, strict=True)]
-
-    def _look(self, images: Tensor) -> Any:
         found = self.read(self.model(self.preprocessing(images)))
         return found if isinstance(found, Tensor) else list(found)
 
@@ -106,8 +88,7 @@ def load_checkpoint(
         raise UserError(f"cannot load the weights of {name} (safetensors): {_first_line(error)}") from error
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the weights of {name} do not fit its config.json: {_first_line(error)}") from error
-    # norms of single stages belong to the backbone class alone; they start as the identity
-    missing = [key for key in info["missing_keys"] if not (task == "backbone" and "norm" in key)]
+    missing = [key for key in info["missing_keys"] if not _is_idle(key, task)]
     if missing:
         raise UserError(
             f"{name} lacks {len(missing)} weights of {cls.__name__} ({missing[0]}, ...), which would be random; "
@@ -117,6 +98,15 @@ def load_checkpoint(
     return model.eval().requires_grad_(False), read_preprocessing(
         settings, model=name, multiple=_patch_size(config)
     )
+
+
+def _is_idle(key: str, task: Task) -> bool:
+    """Whether a missing weight changes nothing.
+
+    Norms of single stages belong to the backbone class alone and start as the identity. The first fusion layer of DPT
+    has nothing to add to, so that checkpoints of its original layout leave out that part.
+    """
+    return (task == "backbone" and "norm" in key) or "fusion_stage.layers.0.residual_layer1." in key
 
 
 def label_names(name: str, *, revision: str | None = None) -> list[str]:

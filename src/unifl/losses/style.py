@@ -44,7 +44,12 @@ def gram_distance(
         division in `gram` are the choice made here.
     """
     assert len(feats_a) == len(feats_b) > 0, "both pictures need features of the same layers"
-    distances = [
-        torch.linalg.vector_norm(gram(a) - gram(b), dim=(1, 2)) for a, b in zip(feats_a, feats_b, strict=True)
-    ]
+    return distance_of_grams([gram(a) for a in feats_a], [gram(b) for b in feats_b])
+
+
+def distance_of_grams(
+    grams_a: Sequence[Float[Tensor, "b _ _"]], grams_b: Sequence[Float[Tensor, "b _ _"]]
+) -> Float[Tensor, " b"]:
+    """`gram_distance` of Gram matrices that are there already."""
+    distances = [torch.linalg.vector_norm(a - b, dim=(1, 2)) for a, b in zip(grams_a, grams_b, strict=True)]
     return torch.stack(distances).mean(0)

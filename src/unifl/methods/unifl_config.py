@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from unifl.data import annotations_of, collate
+from unifl.data import Batch, annotations_of, collate
 from unifl.errors import UserError
 from unifl.feedback import Critic, Feedback, require_critic_gradient, require_gradient
 from unifl.methods.adversarial import AdversarialConfig
@@ -211,9 +211,28 @@ def _check_annotations(config: UniFLConfig, critic: Critic, source: str, data: S
 def _check_critic_gradient(config: UniFLConfig, critic: Critic, data: Source, device: torch.device) -> None:
     assert config.perceptual is not None
     batch = collate([data[0]]).to(device)
-    require_critic_gradient(
-        critic, critic.pseudo(batch) if config.perceptual.gt_source == "pseudo" else batch
-    )
+    if config.perceptual.gt_source == "pseudo":
+        batch = critic.pseudo(batch)
+    else:
+        with torch.no_grad():
+            critic(batch.images, _with_last_labels(batch, getattr(data, "label_counts", {})))
+    require_critic_gradient(critic, batch)
+
+
+def _with_last_labels(batch: Batch, counts: Mapping[str, int]) -> Batch:
+    """The batch with the highest label that its source may hold: a critic that does not know it says so at once.
+
+    Args:
+        batch: One picture.
+        counts: Number of labels in the source by "masks" and "semantic", where it knows them.
+    """
+    if batch.masks is not None and counts.get("masks"):
+        everything = batch.images.new_ones((1, *batch.images.shape[-2:]), dtype=torch.bool)
+        label = torch.tensor([counts["masks"] - 1], device=batch.images.device)
+        batch = batch.with_instances([everything], [label])
+    if batch.semantic is not None and counts.get("semantic"):
+        batch = batch.with_semantic(torch.full_like(batch.semantic, counts["semantic"] - 1))
+    return batch
 
 
 def _check_weights(place: str, weights: Mapping[str, float]) -> None:
