@@ -1,4 +1,4 @@
-"""What critics of real sizes store for backward: bytes per picture, counted by hooks, with random weights.
+"""What critics of real sizes store for backward, network and loss: bytes per picture, by hooks, random weights.
 
     python benchmarks/critic_memory.py            # writes benchmarks/results/critic_memory.json, a minute or two
 
@@ -8,12 +8,17 @@ Nothing is downloaded: the networks are built from their configs, and what autog
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 import transformers as hf
 
+from unifl.data import Batch, Sample, collate
+from unifl.feedback import Critic, LayoutCritic, StyleCritic
 from unifl.feedback.open_critic import ANSWERS
+from unifl.feedback.perception import DepthCritic, QueryCritic
 from unifl.feedback.preprocessing import Preprocessing
 from unifl.feedback.pretrained import PretrainedNetwork
 from unifl.feedback.vgg import VGG16Features
@@ -22,9 +27,15 @@ RESULT = Path(__file__).parent / "results" / "critic_memory.json"
 PYRAMID = ["stage1", "stage2", "stage3", "stage4"]
 
 
-def stored_bytes(network: torch.nn.Module, images: torch.Tensor) -> int:
-    """Bytes that autograd keeps for backward; weights and the pictures themselves are there in any case."""
-    given = [*network.parameters(), *network.buffers(), images]
+CRITICS = {"instances": QueryCritic, "semantic": LayoutCritic, "depth": DepthCritic}  # the others: style
+CLASSES = 171
+"""Of semantic segmenters: those of COCO-Stuff."""
+
+
+def stored_bytes(look: Callable[[torch.Tensor], object], given: list[torch.Tensor], side: int) -> int:
+    """Bytes that autograd keeps of a look at a picture; what is given and the picture are there in any case."""
+    images = torch.rand(1, 3, side, side)
+    given = [*given, images]
     there = {tensor.untyped_storage().data_ptr() for tensor in given}
     storages, kept = {}, []
 
@@ -36,7 +47,7 @@ def stored_bytes(network: torch.nn.Module, images: torch.Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = network(images.requires_grad_())
+        output = look(images.requires_grad_())
     del output
     return sum(storages.values())
 
@@ -80,9 +91,15 @@ def _dinov2() -> torch.nn.Module:
 # name: (builder, side in px, what is read)
 NETWORKS = {
     "Mask2Former, Swin-T": (_mask2former, 384, "instances"),
-    "SegFormer-B0": (lambda: hf.SegformerForSemanticSegmentation(hf.SegformerConfig()), 512, "semantic"),
+    "SegFormer-B0": (
+        lambda: hf.SegformerForSemanticSegmentation(hf.SegformerConfig(num_labels=CLASSES)),
+        512,
+        "semantic",
+    ),
     "DeepLabV3+, MobileNetV2": (
-        lambda: hf.MobileNetV2ForSemanticSegmentation(hf.MobileNetV2Config(output_stride=8)),
+        lambda: hf.MobileNetV2ForSemanticSegmentation(
+            hf.MobileNetV2Config(output_stride=8, num_labels=CLASSES)
+        ),
         513,
         "semantic",
     ),
@@ -94,20 +111,29 @@ NETWORKS = {
 }
 
 
+def _batch(side: int) -> Batch:
+    """One picture with one instance, and a class map."""
+    mask = torch.zeros(1, side, side, dtype=torch.bool)
+    mask[:, side // 4 : side // 2, side // 4 : side // 2] = True
+    semantic = torch.zeros(side, side, dtype=torch.int64)
+    return collate([Sample(torch.rand(3, side, side), "", mask, torch.tensor([1]), semantic)])
+
+
 def main() -> None:
     torch.manual_seed(0)
     found = {}
     for name, (build, side, read) in NETWORKS.items():
-        images = torch.rand(1, 3, side, side)
-        model, row = build().eval(), {"side": side}
-        row["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-        for key, on in (("stored", False), ("stored_with_checkpointing", True)):
-            network = PretrainedNetwork(model, Preprocessing(model=name), ANSWERS[read], checkpointing=on)
-            row[key] = stored_bytes(network, images.clone())
+        model = build().eval()
+        network = PretrainedNetwork(model, Preprocessing(model=name), ANSWERS[read])
+        weights = [*network.parameters(), *network.buffers()]
+        batch = _batch(side)
+        row = {"side": side, "parameters": sum(parameter.numel() for parameter in model.parameters())}
+        row["stored"] = stored_bytes(network, weights, side)
+        for key, on in (("stored_with_loss", False), ("stored_with_checkpointing", True)):
+            critic: Critic = CRITICS.get(read, StyleCritic)(network, checkpointing=on)
+            row[key] = stored_bytes(partial(critic, batch=batch), [*weights, batch.semantic], side)
         found[name] = row
-        print(
-            f"{name:28s} {side} px  {row['stored'] / 2**20:7.0f} MiB  {row['stored_with_checkpointing']:9d} B"
-        )
+        print(name, {key: f"{size / 2**20:.1f} MiB" for key, size in row.items() if key.startswith("stored")})
     versions = {"torch": torch.__version__, "transformers": hf.__version__}
     RESULT.write_text(
         json.dumps({"dtype": "float32", "pictures": 1, **versions, "networks": found}, indent=2) + "\n"

@@ -83,7 +83,7 @@ class CocoConfig:
     captions: str
     """captions_*.json."""
     instances: str | None = None
-    """instances_*.json; needs pycocotools (`unifl[coco]`)."""
+    """instances_*.json; needs pycocotools."""
     stuff: str | None = None
     """Folder of COCO-Stuff's class maps (stuffthingmaps)."""
     labels_of: str | None = None

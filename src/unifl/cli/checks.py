@@ -132,7 +132,7 @@ def bitsandbytes() -> Check:
     """8-bit optimisers."""
     found = _version("bitsandbytes")
     if found is None:
-        return Check("ok", "8-bit optimisers", "not installed", "pip install 'unifl[optim]' if you want them")
+        return Check("ok", "8-bit optimisers", "not installed", "pip install bitsandbytes if you want them")
     return Check("ok", "8-bit optimisers", f"bitsandbytes {found}")
 
 

@@ -60,7 +60,7 @@ class CocoImages:
     Args:
         images: Folder of pictures.
         captions: `captions_*.json`.
-        instances: `instances_*.json`; needs pycocotools (`pip install unifl[coco]`).
+        instances: `instances_*.json`; needs pycocotools.
         stuff: Folder of class maps, `<name of the picture>.png`.
         categories: Names in the order of their labels; None is the order of the instances file. Names that the
             file does not have keep their place and never occur.

@@ -20,7 +20,7 @@ def require_pycocotools() -> Any:
         from pycocotools import mask
     except ImportError as error:
         raise UserError(
-            "reading COCO's instances needs pycocotools; install it with pip install 'unifl[coco]', or leave out "
+            "reading COCO's instances needs pycocotools; pip install pycocotools, or leave out "
             "`instances` and let the critic find them in the pictures (gt_source: pseudo)"
         ) from error
     return mask

@@ -54,7 +54,7 @@ def require_faiss() -> None:
     """
     if importlib.util.find_spec("faiss") is None:
         raise UserError(
-            "approximate compression needs faiss, which is not installed; pip install 'unifl[prompts]', or take the "
+            "approximate compression needs faiss, which is not installed; pip install faiss-cpu, or take the "
             "mode 'exact' (the time grows with the square of the number of prompts)"
         )
 

@@ -26,7 +26,7 @@ def open_parser(name: str) -> Parser:
     if kind == "spacy":
         if importlib.util.find_spec("spacy") is None:
             raise UserError(
-                "the parser 'spacy' needs spaCy, which is not installed; pip install 'unifl[prompts]' and "
+                "the parser 'spacy' needs spaCy, which is not installed; pip install spacy and "
                 "python -m spacy download en_core_web_sm, or take the parser 'rules', which needs nothing"
             )
         return load_spacy_parser(model or "en_core_web_sm")
