@@ -58,13 +58,13 @@ def _maskformer():
     return model, {"size": {"shortest_edge": 64, "longest_edge": 96}, "size_divisor": 32, "resample": 2}
 
 
-def _segformer():
+def _segformer(**labels):
     config = hf.SegformerConfig(
         depths=[1, 1, 1, 1],
         hidden_sizes=[8, 8, 16, 16],
         num_attention_heads=[1, 1, 2, 2],
         decoder_hidden_size=16,
-        **LABELS,
+        **(labels or LABELS),
     )
     return hf.SegformerForSemanticSegmentation(config), {"size": {"height": 64, "width": 64}, "resample": 2}
 
@@ -190,6 +190,7 @@ BUILDERS = {
     "mask2former": _mask2former,
     "maskformer": _maskformer,
     "segformer": _segformer,
+    "segformer_stuff": lambda: _segformer(num_labels=171),  # of COCO-Stuff
     "upernet": _upernet,
     "deeplab": _deeplab,
     "dpt": _dpt,

@@ -57,7 +57,7 @@ def _critics(checkpoint):
     return {
         "dense": of("mask2former", kind="instances", size=64),
         "queries": of("mask2former", kind="instances", size=64, reading="queries", num_categories=3),
-        "layout": of("segformer", kind="semantic"),
+        "layout": of("segformer_stuff", kind="semantic"),
         "depth": of("dpt", kind="depth", gradient_weight=0.25),
         "edges": {"kind": "edges", "sigma": 1.0, "threshold": 0.1},
         "vgg": of("vgg16", kind="style"),
@@ -201,7 +201,7 @@ def test_errors_say_which_critic_or_source(checkpoint, coco):
 
 
 def test_labels_beyond_the_model_are_told_before_training(workspace, checkpoint, coco):
-    raw = _recipe(checkpoint, coco, {"layout": _critics(checkpoint)["layout"]})
+    raw = _recipe(checkpoint, coco, {"layout": {"kind": "semantic", "model": checkpoint("segformer")}})
     Image.fromarray(np.full((40, 48), 0, np.uint8)).save(workspace / "1.png")  # nothing wrong in the first
     Image.fromarray(np.full((40, 48), 99, np.uint8)).save(workspace / "2.png")
     raw["data"]["images"]["stuff"] = str(workspace)

@@ -86,6 +86,6 @@ def test_parsers_by_name(monkeypatch):
         open_parser("xyz")
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(
-        UserError, match=r"not installed; pip install 'unifl\[prompts\]' and python -m spacy download"
+        UserError, match=r"not installed; pip install spacy and python -m spacy download"
     ):
         open_parser("spacy")
