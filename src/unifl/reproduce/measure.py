@@ -66,6 +66,7 @@ class Workplace:
 
     def run_folder(self, training: str, seed: int) -> Path:
         """Run folder of one training and seed; another one where anything that it depends on is different."""
+        training = self.trainings[training].run or training
         settings = f"{self.settings(self.trainings[training])} {seed} {world_sha256()}"
         return self.runs / f"{training}-seed{seed}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
 

@@ -52,6 +52,7 @@ class Training:
         changes: Overrides; `$prepared` and `$runs` stand for the folders of small files that were
             prepared, and of large ones.
         start: The training, of the same seed, whose LoRA this one starts from.
+        run: The training, of equal recipe and changes, whose runs are judged here in further ways.
         needs: Names of what must be prepared before.
         looks: How it is judged.
     """
@@ -60,6 +61,7 @@ class Training:
     recipe: str | None = None
     changes: tuple[str, ...] = ()
     start: str | None = None
+    run: str | None = None
     needs: tuple[str, ...] = ()
     looks: tuple[Look, ...] = field(default=(Look(),))
 
@@ -71,7 +73,8 @@ class Training:
             prompts: Number of prompts.
             settings: The text of the recipe, and whatever else counts.
         """
-        described = asdict(self) | {
+        said = {key: value for key, value in asdict(self).items() if key != "run" or value is not None}
+        described = said | {
             "seed": seed,
             "number": prompts,
             "settings": settings,
@@ -171,6 +174,7 @@ def by_name(trainings: tuple[Training, ...]) -> Mapping[str, Training]:
     """The trainings by name, in an order in which each comes after what it starts from."""
     found: dict[str, Training] = {}
     for training in trainings:
-        assert training.start is None or training.start in found, f"{training.name} comes before its start"
+        for other in (training.start, training.run):
+            assert other is None or other in found, f"{training.name} comes before {other}"
         found[training.name] = training
     return found

@@ -131,8 +131,8 @@ def _of_shard(
     order = list(place.trainings)
 
     def home(training: Training, seed: int) -> int:
-        while training.start is not None:
-            training = place.trainings[training.start]
+        while (other := training.start or training.run) is not None:
+            training = place.trainings[other]
         if not training.needs:
             return order.index(training.name) + seed
         return next(i for i, name in enumerate(order) if place.trainings[name].needs == training.needs)

@@ -12,7 +12,7 @@ from unifl.metrics.intervals import Interval
 from unifl.reproduce.claims import Curves, Finding, Row, decided, win_row
 from unifl.reproduce.figures import Figure, Table
 from unifl.reproduce.measure import held_out_prompts
-from unifl.reproduce.unifl_trainings import LONG_RUN, LONG_RUN_LOOKS, STEP_COUNTS
+from unifl.reproduce.unifl_trainings import LONG_RUN_LOOKS, STEP_COUNTS
 from unifl.reproduce.unknown import names_only_unknown
 
 _MARGIN = 0.01
@@ -87,20 +87,19 @@ def active(table: Table, prepared: Path) -> Finding:
 
 def hacking(table: Table, prepared: Path) -> Finding:
     """Claim d: a frozen against a trained reward."""
-    looks = [*(f"step-{step}" for step in LONG_RUN_LOOKS[:-1]), "end"]
+    looks = dict(zip(LONG_RUN_LOOKS, (*(f"step-{n}" for n in LONG_RUN_LOOKS[:-1]), "end"), strict=True))
     start = "steps-4"
     rows: list[Row] = []
-    curves: Curves = {"the proxy: detail reward": {}, "gold: overall": {}}
-    for model in ("frozen", "adversarial"):
-        for title, metric in (("the proxy: detail reward", "reward_detail"), ("gold: overall", "overall")):
-            points = [(0.0, table.mean("base", metric, start))]
-            points += [
-                (float(step), table.mean(model, metric, look))
-                for step, look in zip(LONG_RUN_LOOKS, looks, strict=True)
-            ]
-            curves[title][model] = [(x, y.value, y.low, y.high) for x, y in points]
-            change = table.change(metric, model, "base", look_b=start)
-            rows.append(Row(what=f"{title}, {model}: step {LONG_RUN} - start", figure=change))
+    curves: Curves = {}
+    for title, metric in (("the proxy: detail reward", "reward_detail"), ("gold: overall", "overall")):
+        curves[title] = {}
+        for model in ("frozen", "adversarial"):
+            points = {0: table.mean("base", metric, start)}
+            points |= {step: table.mean(model, metric, look) for step, look in looks.items()}
+            curves[title][model] = [(float(x), y.value, y.low, y.high) for x, y in points.items()]
+            for step, look in reversed(looks.items()):
+                change = table.change(metric, model, "base", look_a=look, look_b=start)
+                rows.append(Row(what=f"{title}, {model}: step {step} - start", figure=change))
     proxy = table.change("reward_detail", "frozen", "base", look_b=start)
     gold = table.change("overall", "frozen", "base", look_b=start)
     trained = table.change("overall", "adversarial", "base", look_b=start)
@@ -116,6 +115,10 @@ def hacking(table: Table, prepared: Path) -> Finding:
             "frozen one's (interval)"
         ),
         holds=proxy.low > 0 and gold.high < 0 and trained.low > -_MARGIN and kept.low > 0, rows=rows, curves=curves,
+        notes=(
+            "These checkpoints were fixed beforehand, and the last one decides: both train for longer than is good "
+            "for a frozen reward, and the curves show when each begins to lose."
+        ),
         pictures={"base-steps-4": "base", "frozen-end": "frozen", "adversarial-end": "adversarial"},
         **_size(table, "frozen", "adversarial"),
     )  # fmt: skip
@@ -165,10 +168,11 @@ def hinge(table: Table, prepared: Path) -> Finding:
         "f", "A hinge level that is too small gains little; one that is too large over-saturates",
         paper="figure 7, qualitative",
         rule=(
-            "color gains less with the small level (interval), saturation is higher with the large one (interval), and "
+            f"color gains less with the small level (interval), saturation is higher by {_MARGIN} with the large one "
+            "(lower bound), and "
             f"the large one is not better overall by {_MARGIN} (upper bound)"
         ),
-        holds=less.low > 0 and more.low > 0 and better.high < _MARGIN, rows=deciding + rows,
+        holds=less.low > 0 and more.low > _MARGIN and better.high < _MARGIN, rows=deciding + rows,
         pictures={f"{model}-end": level for level, model in names.items()}, **_size(table, *names.values()),
     )  # fmt: skip
 
