@@ -72,6 +72,15 @@ def test_compared_trainings_differ_in_one_thing(place):
     assert recipe("hinge-large").method.aesthetic.levels["color"] == pytest.approx(levels["large"])
 
 
+def test_further_looks_are_at_the_same_runs(place):
+    again = [training for training in place.trainings.values() if training.run is not None]
+    assert again
+    for training in again:
+        assert place.run_folder(training.name, 1) == place.run_folder(training.run, 1)
+        assert place.recipe(training, 1) == place.recipe(place.trainings[training.run], 1)
+        assert place.origin(training, 1) != place.origin(place.trainings[training.run], 1)
+
+
 def test_a_piece_depends_on_everything_it_should(place):
     full, stage2 = place.trainings["full"], place.trainings["stage2"]
     origin = place.origin(full, 0)

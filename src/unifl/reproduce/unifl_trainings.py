@@ -25,6 +25,8 @@ _GLOBAL = (
 )
 # guidance 5 draws styles as clearly as this world knows them; with less there is something to gain
 _WEAK = Look(name="weak", guidance=2.0)
+# the second choice of the validation judge, made after the claim about style had failed at the first
+_WEAKER = Look(name="weaker", guidance=1.5)
 _AT_STEPS = tuple(Look(name=f"steps-{number}", num_steps=number) for number in STEP_COUNTS)
 _CHECKPOINTS = tuple(
     Look(name="end" if step == LONG_RUN else f"step-{step}", checkpoint=step) for step in LONG_RUN_LOOKS
@@ -83,6 +85,9 @@ def trainings() -> tuple[Training, ...]:
         Training(name="adversarial", recipe="adversarial", changes=_LONG, looks=_CHECKPOINTS),
         Training(name="style", recipe="pefl_style", looks=(Look(), _WEAK)),
         Training(name="finetune", recipe="finetune", looks=(Look(), _WEAK)),
+        Training(name="base-weaker", needs=("baselines",), looks=(replace(_WEAKER, num_steps=20),)),
+        Training(name="style-weaker", recipe="pefl_style", run="style", looks=(_WEAKER,)),
+        Training(name="finetune-weaker", recipe="finetune", run="finetune", looks=(_WEAKER,)),
         Training(name="global", recipe=_STAGE_1, changes=_GLOBAL),
         *(
             Training(

@@ -79,7 +79,5 @@ def test_only_filed_rows_are_found(families):
 
 def test_without_faiss_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(
-        UserError, match=r"needs faiss.*pip install faiss-cpu, or take the mode 'exact'"
-    ):
+    with pytest.raises(UserError, match=r"needs faiss.*pip install faiss-cpu, or take the mode 'exact'"):
         compress_approximately(torch.eye(3), 0.8)

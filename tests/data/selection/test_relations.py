@@ -85,7 +85,5 @@ def test_parsers_by_name(monkeypatch):
     with pytest.raises(UserError, match=r"no parser 'xyz'; there is rules, spacy, or package\.module:name"):
         open_parser("xyz")
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(
-        UserError, match=r"not installed; pip install spacy and python -m spacy download"
-    ):
+    with pytest.raises(UserError, match=r"not installed; pip install spacy and python -m spacy download"):
         open_parser("spacy")
