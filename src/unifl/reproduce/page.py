@@ -20,7 +20,8 @@ _HEAD = """# UniFL, claim by claim
 Written by `unifl reproduce unifl`; the figures are in [unifl.json](unifl.json). Models are trained on the
 [embedded world](../world.md) with {seeds} training seeds; each draws {prompts} held-out prompts with noise of its own,
 which both sides of a comparison share. Final figures come from the gold judge, which chose nothing: settings were
-chosen with the validation judge on training prompts, and the rule of each claim was written before it was measured.
+chosen with the validation judge on training prompts, and the rule of each claim was written before it was measured;
+where that is not so, the notes under the claim say what came later.
 Intervals are 95 % bootstrap intervals over prompts and training seeds. Three seeds say little about the spread between
 seeds: where that dominates, an interval that leaves out a number says hardly more than that all three agree, which
 chance alone gives in one of eight cases on a given side. The value of each seed stands beside it. All pieces together
