@@ -184,9 +184,9 @@ def hinge(table: Table, prepared: Path) -> Finding:
         ),
         holds=less.low > 0 and more.low > _MARGIN and better.high < _MARGIN, rows=deciding + rows,
         notes=(
-            f"That saturation must rise by {_MARGIN} and not by anything was added when two of three seeds had been seen: "
-            "the difference was 0.001, with an interval above 0, and no eye would see it. Within 30 steps the rewards do "
-            "not reach levels beyond the calibrated ones."
+            f"That saturation must rise by {_MARGIN} and not by anything was added when two of three seeds had been "
+            "seen: the difference was 0.001, with an interval above 0, and no eye would see it. Within 30 steps the "
+            "rewards do not reach levels beyond the calibrated ones."
         ),
         pictures={f"{model}-end": level for level, model in names.items()}, **_size(table, *names.values()),
     )  # fmt: skip
