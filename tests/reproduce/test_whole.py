@@ -9,6 +9,7 @@ from rich.console import Console
 from unifl.metrics.result import read_result
 from unifl.reproduce.parts import Piece
 from unifl.reproduce.run import Request, reproduce_unifl
+from unifl.reproduce.unifl_claims import NEEDED
 from unifl.world.assets import load_judge
 
 SMALL = ("training.max_train_steps=1", "training.train_batch_size=2", "training.lr_warmup_steps=0")
@@ -32,7 +33,9 @@ def test_a_claim_from_start_to_end(tmp_path):
     claim = read_result(tmp_path / "results" / "unifl.json").claims[0]
     assert (claim.id, claim.n, claim.train_seeds) == ("e", 6, 2)
     pieces = sorted(path.stem for path in (tmp_path / "results" / "unifl" / "pieces").iterdir())
-    assert pieces == [f"{name}-seed{seed}" for name in ("base", "finetune", "style") for seed in (0, 1)]
+    assert pieces == sorted(f"{name}-seed{seed}" for name in NEEDED["e"] for seed in (0, 1))
+    again = {path.name.split("-seed")[0] for path in (tmp_path / "runs").iterdir()}
+    assert again == {"finetune", "style"}  # further looks are at the same runs
     assert (tmp_path / "results" / "unifl" / "claim-e.png").exists()
     first, second = (
         Piece.load(tmp_path / "results" / "unifl" / "pieces" / f"base-seed{seed}.npz") for seed in (0, 1)
