@@ -125,11 +125,15 @@ def hacking(table: Table, prepared: Path) -> Finding:
 
 
 def style(table: Table, prepared: Path) -> Finding:
-    """Claim e: style feedback against fine-tuning, decided with little guidance."""
-    gap = table.change("style", "style-weaker", "finetune-weaker", look_a="weaker", look_b="weaker")
-    gain = table.change("style", "style-weaker", "base-weaker", look_a="weaker", look_b="weaker")
-    rows = [Row(what="style, guidance 1.5: style feedback - plain fine-tuning", figure=gap)]
-    for guidance, suffix, look in ((1.5, "-weaker", "weaker"), (2, "", "weak"), (5, "", "end")):
+    """Claim e: style feedback against fine-tuning, decided with guidance 2."""
+    gap = table.change("style", "style", "finetune", look_a="weak", look_b="weak")
+    gain = table.change("style", "style", "base", look_a="weak", look_b="weak")
+    later = table.change("style", "style-weaker", "finetune-weaker", look_a="weaker", look_b="weaker")
+    rows = [
+        Row(what="style, guidance 2: style feedback - plain fine-tuning", figure=gap),
+        Row(what="style, guidance 1.5: style feedback - plain fine-tuning", figure=later),
+    ]
+    for guidance, suffix, look in ((2, "", "weak"), (1.5, "-weaker", "weaker"), (5, "", "end")):
         base = table.mean(f"base{suffix}", "style", look)
         rows.append(Row(what=f"style, guidance {guidance}: base", figure=base))
         rows += [
@@ -143,18 +147,15 @@ def style(table: Table, prepared: Path) -> Finding:
     return decided(
         "e", "Style feedback raises the style response, and more than plain fine-tuning on the same pictures",
         paper="+14.6 points against +4.7 (table 2)",
-        rule="with guidance 1.5, the intervals of its gain and of its difference to fine-tuning are above 0",
+        rule="with guidance 2, the intervals of its gain and of its difference to fine-tuning are above 0",
         holds=gain.low > 0 and gap.low > 0, rows=rows,
         notes=(
-            "The less guidance, the less of a style the base draws, and the more there is to gain. Guidance 2 was the "
-            "validation judge's first choice, and there gold saw no gain that its interval tells from 0; 1.5 was that "
-            "judge's choice among 1, 1.5, 2 and fewer steps afterwards, on training prompts and with another seed."
+            "Guidance 2 was chosen by the validation judge beforehand and decides. Guidance 1.5 was chosen by that "
+            "judge, on training prompts and with another seed, only after gold had been read at 2 and 5. It is judged on "
+            "the same prompts and runs: what it shows is a lead that needs new seeds and prompts, and not a result."
         ),
-        pictures={
-            "base-weaker-weaker": "base", "finetune-weaker-weaker": "fine-tuning",
-            "style-weaker-weaker": "style feedback",
-        },
-        **_size(table, "style-weaker", "finetune-weaker", look="weaker"),
+        pictures={"base-weak": "base", "finetune-weak": "fine-tuning", "style-weak": "style feedback"},
+        **_size(table, "style", "finetune", look="weak"),
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ _GLOBAL = (
 )
 # guidance 5 draws styles as clearly as this world knows them; with less there is something to gain
 _WEAK = Look(name="weak", guidance=2.0)
-# the second choice of the validation judge, made after the claim about style had failed at the first
+# a later look, which decides nothing: chosen after the claim about style had failed where it was to be decided
 _WEAKER = Look(name="weaker", guidance=1.5)
 _AT_STEPS = tuple(Look(name=f"steps-{number}", num_steps=number) for number in STEP_COUNTS)
 _CHECKPOINTS = tuple(
