@@ -213,9 +213,9 @@ def _check_critic_gradient(config: UniFLConfig, critic: Critic, data: Source, de
     batch = collate([data[0]]).to(device)
     if config.perceptual.gt_source == "pseudo":
         batch = critic.pseudo(batch)
-    else:
+    elif counts := getattr(data, "label_counts", {}):
         with torch.no_grad():
-            critic(batch.images, _with_last_labels(batch, getattr(data, "label_counts", {})))
+            critic(batch.images, _with_last_labels(batch, counts))
     require_critic_gradient(critic, batch)
 
 

@@ -151,8 +151,8 @@ def style(table: Table, prepared: Path) -> Finding:
         holds=gain.low > 0 and gap.low > 0, rows=rows,
         notes=(
             "Guidance 2 was chosen by the validation judge beforehand and decides. Guidance 1.5 was chosen by that "
-            "judge, on training prompts and with another seed, only after gold had been read at 2 and 5. It is judged on "
-            "the same prompts and runs: what it shows is a lead that needs new seeds and prompts, and not a result."
+            "judge, on training prompts and with another seed, only after gold had been read at 2 and 5. It is judged "
+            "on the same prompts and runs: what it shows is a lead that needs new seeds and prompts, and not a result."
         ),
         pictures={"base-weak": "base", "finetune-weak": "fine-tuning", "style-weak": "style feedback"},
         **_size(table, "style", "finetune", look="weak"),
