@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from unifl.data import load_prompts
 
@@ -56,6 +57,7 @@ def test_embeddings_and_a_parser_of_ones_own(unifl, prompts, tmp_path):
     (tmp_path / "own_parser.py").write_text(
         "def parse(prompt):\n    return [('x', ['red'])] if 'red' in prompt else []\n"
         "def wrong(prompt):\n    return prompt\n"
+        "def letters(prompt):\n    return [('x', 'red')]\n"
     )
     result = unifl(
         *("prompts", "select", "all.txt", "out/red.jsonl", "--encoder", "rows.npy", "--report", "out/r.json"),
@@ -65,11 +67,20 @@ def test_embeddings_and_a_parser_of_ones_own(unifl, prompts, tmp_path):
     assert load_prompts("out/red.jsonl") == [prompt for prompt in WORLD if "red" in prompt]
     assert (tmp_path / "out" / "r.png").exists()
     assert "only 12 are left of the 100 asked for" in result.output
+    for name in ("wrong", "letters"):  # the letters of one string are no relations
+        parser = f"own_parser:{name}"
+        result = unifl("prompts", "select", "all.txt", "a.txt", "--encoder", "rows.npy", "--parser", parser)
+        assert result.exit_code == 2
+        assert f"{parser} returned" in result.stderr and "list of (name, relations)" in result.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told_at_once(unifl, prompts):
     result = unifl(
-        "prompts", "select", "all.txt", "a.txt", "--encoder", "rows.npy", "--parser", "own_parser:wrong"
+        *("prompts", "select", "all.txt", "few.txt"),
+        *("--encoder", "world:pipeline", "--device", "cuda"),
     )
-    assert result.exit_code == 2
-    assert "own_parser:wrong returned" in result.stderr and "list of (name, relations)" in result.stderr
+    assert result.exit_code == 2 and "torch sees no GPU here; use cpu or auto" in result.stderr
 
 
 @pytest.mark.parametrize(

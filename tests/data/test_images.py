@@ -41,6 +41,17 @@ def test_reads_pictures_masks_and_maps(tmp_path):
     assert sample.labels.tolist() == [3]
     assert torch.equal(sample.semantic, sample.masks[0].long())
     assert annotations_of(data) == {"masks", "semantic"}
+    assert data.label_counts == data.at(4).label_counts == {"masks": 4}  # the highest label is 3
+
+
+def test_instances_outside_what_is_cut_out_are_left_out(tmp_path):
+    _write(tmp_path, rows=1, size=(8, 16))
+    masks = np.zeros((2, 8, 16), np.uint8)
+    masks[0, :, :4], masks[1, :, 6:10] = 1, 1  # the first lies in the quarter that a centre square loses
+    np.savez_compressed(tmp_path / "0.npz", masks=masks, labels=np.array([3, 5]))
+    data = AnnotatedImages(tmp_path)
+    assert data[0].labels.tolist() == [3, 5]
+    assert data.at(8)[0].labels.tolist() == [5] and data.at(8)[0].masks.shape == (1, 8, 8)
 
 
 def test_resolution_cuts_the_centre_of_picture_and_masks_alike(tmp_path):

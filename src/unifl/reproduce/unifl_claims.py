@@ -305,10 +305,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "b": ("base", "full", "global"),
     "c": ("base", "active-prompts", "random-prompts"),
     "d": ("base", "frozen", "adversarial"),
-    "e": (
-        *("base", "style", "finetune"),
-        *("base-weaker", "style-weaker", "finetune-weaker"),
-    ),
+    "e": ("base", "style", "finetune", "base-weaker", "style-weaker", "finetune-weaker"),
     "f": ("base", "full", "hinge-small", "hinge-large"),
     "g": ("base", "full", "stage2"),
     "h": ("base", "structure-alone", "style-alone", "structure-and-style"),

@@ -224,9 +224,8 @@ def _one_update(run: Run, update: str, batches: list[MicroBatch], result: StepRe
 
 
 def _next_rate(scheduler: LRScheduler) -> None:
-    with (
-        warnings.catch_warnings()
-    ):  # an optimiser whose first turn is not in the first step has not stepped yet
+    with warnings.catch_warnings():
+        # an optimiser whose first turn is not in the first step has not stepped yet
         warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler\.step\(\)` before")
         scheduler.step()
 
