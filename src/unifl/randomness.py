@@ -78,6 +78,11 @@ class Key:
         draws = [_hash("integers", self.seed, self.step, index, purpose) for index in self.indices]
         return torch.tensor([low + draw % (high - low) for draw in draws], dtype=torch.int64)
 
+    def uniform(self, purpose: str) -> Float[Tensor, " b"]:
+        """One number per sample, uniform over [0, 1), a multiple of 2**-24."""
+        draws = [_hash("uniform", self.seed, self.step, index, purpose) for index in self.indices]
+        return torch.tensor([_fraction(draw) for draw in draws], dtype=torch.float32)
+
     def shared_integer(self, purpose: str, low: int, high: int) -> int:
         """One integer for all samples of the step, uniform over low, ..., high - 1.
 

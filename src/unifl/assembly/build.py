@@ -16,6 +16,8 @@ from unifl.errors import UserError
 from unifl.feedback import Critic, Feedback
 from unifl.methods.base import Method, Source
 from unifl.methods.finetune import FineTune, FineTuneConfig
+from unifl.methods.lcd import LCD
+from unifl.methods.lcd_config import LCDConfig
 from unifl.methods.refl import ReFL, ReFLConfig
 from unifl.methods.unifl import UniFL
 from unifl.models import Generator, load_generator
@@ -133,6 +135,8 @@ def make_method(
         return ReFL(generator, recipe.method, rewards=rewards, sources=sources)
     if isinstance(recipe.method, FineTuneConfig):
         return FineTune(generator, recipe.method, sources=sources)
+    if isinstance(recipe.method, LCDConfig):
+        return LCD(generator, recipe.method, rewards=rewards, sources=sources)
     return UniFL(
         generator,
         recipe.method,

@@ -223,6 +223,7 @@ def _draw(candidate: Candidate, prompts: list[str], *, seed: int, indices: list[
         num_steps=how.num_steps,
         guidance=how.guidance,
         spacing=how.spacing,
+        consistency=how.consistency,
         negative_prompt=how.negative_prompt,
         role=candidate.role,
         batch_size=candidate.batch_size,
@@ -233,7 +234,7 @@ def _entry(candidate: Candidate, prompts: Sequence[str], seeds: Sequence[int]) -
     how = candidate.sampling
     return ModelEntry(
         weights_sha256=weights_sha256(candidate.generator, candidate.role),
-        sampler=SAMPLER,
+        sampler=SAMPLER if how.consistency is None else how.consistency.kind,
         steps=how.num_steps,
         guidance=how.guidance,
         spacing=how.spacing,

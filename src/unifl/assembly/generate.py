@@ -61,6 +61,7 @@ def generate_pictures(
             num_steps=how.num_steps,
             guidance=how.guidance,
             spacing=how.spacing,
+            consistency=how.consistency,
             negative_prompt=how.negative_prompt,
             batch_size=batch_size,
             progress=_shifted(progress, turn * len(prompts), total),

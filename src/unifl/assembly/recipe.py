@@ -22,11 +22,12 @@ from unifl.feedback.perception_config import (
     StyleConfig,
 )
 from unifl.methods.finetune import FineTuneConfig
+from unifl.methods.lcd_config import LCDConfig
 from unifl.methods.refl import ReFLConfig
 from unifl.methods.unifl_config import UniFLConfig
 from unifl.models.load import FullTraining
 from unifl.models.lora import LoraTraining
-from unifl.process import Spacing
+from unifl.process import ConsistencySampler, Spacing
 from unifl.training.config import TrainingConfig
 
 OPEN = "???"
@@ -106,6 +107,8 @@ class SamplingConfig:
     """w of u + w (c - u); 1 is none."""
     spacing: Spacing = "trailing"
     """Timesteps of the schedule; the default is that of the method's terms."""
+    consistency: ConsistencySampler | None = None
+    """For consistency models, in place of DDIM: `kind: lcm` or `kind: tcd`, whose timesteps are their own."""
     negative_prompt: str | None = None
     """null takes what the pipeline takes when it is given none."""
 
@@ -114,6 +117,8 @@ class SamplingConfig:
             raise UserError(f"sampling.num_steps is {self.num_steps}; it must be at least 1")
         if not self.guidance >= 0:
             raise UserError(f"sampling.guidance is {self.guidance}; it must be 0 or more (1 is no guidance)")
+        if self.consistency is not None:
+            self.consistency.times(self.num_steps)
 
 
 @dataclass(kw_only=True)
@@ -148,8 +153,8 @@ class Recipe:
     """Folder of the run."""
     model: ModelConfig
     """What it starts from."""
-    method: UniFLConfig | ReFLConfig | FineTuneConfig
-    """`kind: unifl`, `kind: refl` or `kind: finetune`, with the settings of that method."""
+    method: UniFLConfig | ReFLConfig | FineTuneConfig | LCDConfig
+    """`kind: unifl`, `kind: refl`, `kind: finetune` or `kind: lcd`, with the settings of that method."""
     rewards: dict[str, str | Part] = field(default_factory=dict)
     """Rewards by the name that the method calls them: `world:rewards/color`, a folder, `package.module:name`."""
     levels: str | None = None

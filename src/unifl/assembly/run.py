@@ -171,6 +171,7 @@ def _preview(built: Assembled) -> Callable[[list[str]], Tensor]:
             num_steps=how.num_steps,
             guidance=how.guidance,
             spacing=how.spacing,
+            consistency=how.consistency,
             negative_prompt=how.negative_prompt,
             role=_role(built.recipe),
         )

@@ -111,6 +111,7 @@ class Validation:
             num_steps=how.num_steps,
             guidance=how.guidance,
             spacing=how.spacing,
+            consistency=how.consistency,
             negative_prompt=how.negative_prompt,
             role=self.role,
         )

@@ -52,6 +52,10 @@ class Rows:
         """Latents of the pictures: the mode of the posterior, so that nothing but the rollout is random."""
         return self._generator.encode(self.batch.images)
 
+    def drawn_latents(self, key: Key) -> Float[Tensor, "b c h w"]:
+        """Latents of the pictures, drawn from the posterior."""
+        return self._generator.encode(self.batch.images, key=key)
+
     @cached_property
     def reconstruction(self) -> Float[Tensor, "b 3 height width"]:
         """The pictures after encoding and decoding."""

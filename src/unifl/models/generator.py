@@ -16,9 +16,10 @@ from unifl.errors import UserError
 from unifl.models import prompts as text
 from unifl.models.checkpointing import checkpointed_decoder, enable_checkpointing, role_aware_checkpoint
 from unifl.models.conditioning import Conditioning, Prediction
+from unifl.models.guidance_embedding import guidance_embedding, guidance_width
 from unifl.models.roles import START_ROLES, STUDENT, Roles
 from unifl.models.schedule import read_scheduler, read_spacing
-from unifl.process import index_of_time, to_eps, to_x0
+from unifl.process import index_of_time, per_sample, to_eps, to_x0
 from unifl.randomness import Key
 
 MixedPrecision = Literal["no", "bf16", "fp16"]
@@ -54,6 +55,7 @@ class Generator:
         resolution: int | None = None,
         mixed_precision: MixedPrecision = "no",
         source: str = "",
+        adds_guidance: bool = False,
     ) -> None:
         """Wraps a pipeline; `unifl.models.load_generator` does so for a folder, a hub name or a file.
 
@@ -64,6 +66,8 @@ class Generator:
             resolution: Height and width of pictures in pixels; None takes the size the model was trained at.
             mixed_precision: "no" evaluates in the dtype of the weights.
             source: See the class.
+            adds_guidance: Whether the embedding of the guidance scale was added for training: what the user started
+                from takes no notice of it.
         """
         self.pipeline = pipeline
         self.roles = roles
@@ -76,6 +80,7 @@ class Generator:
         self.latent_shape = _latent_shape(pipeline, resolution)
         _, height, width = self.latent_shape
         self.image_size = (height * pipeline.vae_scale_factor, width * pipeline.vae_scale_factor)
+        self._adds_guidance = adds_guidance
         self._cache = text.PromptCache()
         for module in self.modules().values():
             module.eval()
@@ -168,7 +173,7 @@ class Generator:
         t: Float[Tensor, " b"],
         cond: Conditioning,
         *,
-        guidance: int | float = 1.0,
+        guidance: int | float | Float[Tensor, " b"] = 1.0,
         negative: Conditioning | None = None,
     ) -> Prediction:
         """One evaluation of the denoiser; gradients flow where torch records them.
@@ -178,33 +183,48 @@ class Generator:
             x_t: Noisy latents.
             t: One time per sample in (0, 1].
             cond: Encoded prompts of batch size b.
-            guidance: w of u + w (c - u). 1 evaluates the b conditional samples only; any other value evaluates
-                both halves in one batch of 2 b.
+            guidance: w of u + w (c - u), one for all or one per sample. 1 evaluates the b conditional samples only; any
+                other value evaluates both halves in one batch of 2 b. A role that embeds guidance is told w and
+                evaluates the b conditional samples whatever it is.
             negative: u's prompts, batch size b; None means `encode_negative(None, b)`.
         """
-        if guidance == 1.0:
+        if self.embeds_guidance(role):
+            told = torch.as_tensor(guidance, dtype=torch.float32, device=x_t.device).expand(len(x_t))
+            raw = self._evaluate(role, x_t, t, cond, guidance=told)
+        elif not isinstance(guidance, Tensor) and guidance == 1.0:
             raw = self._evaluate(role, x_t, t, cond)
         else:
             if negative is None:
                 negative = self.encode_negative(None, len(x_t), role=role)
             both = Conditioning.cat([negative, cond])
             without, with_prompt = self._evaluate(role, x_t.repeat(2, 1, 1, 1), t.repeat(2), both).chunk(2)
-            raw = without + guidance * (with_prompt - without)
+            scale = per_sample(guidance, without) if isinstance(guidance, Tensor) else guidance
+            raw = without + scale * (with_prompt - without)
         x_t, t = x_t.float(), t.float()
         alpha, sigma = self.process.weights(t)
         x0 = to_x0(raw, x_t, alpha, sigma, self.kind)
         return Prediction(x_t, t, raw, x0, to_eps(raw, x_t, alpha, sigma, self.kind))
 
-    def _evaluate(self, role: str, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+    def embeds_guidance(self, role: str = STUDENT) -> bool:
+        """Whether the network of a role is told the guidance scale, and so needs no unconditional half."""
+        return guidance_width(self.pipeline.unet) > 0 and not (self._adds_guidance and role in START_ROLES)
+
+    def _evaluate(
+        self, role: str, x_t: Tensor, t: Tensor, cond: Conditioning, *, guidance: Tensor | None = None
+    ) -> Tensor:
         dtype = _dtype(self.pipeline.unet)
         index = index_of_time(t.float(), self.num_train_timesteps)
         cond = cond.to(self.device, dtype)
         added = {"text_embeds": cond.pooled, "time_ids": cond.time_ids} if self.is_xl else None
+        told = None
+        if guidance is not None:
+            told = guidance_embedding(guidance, guidance_width(self.pipeline.unet)).to(dtype)
         with self.roles.use(role), self._autocast():
             output = self.roles.module("unet", role)(
                 x_t.to(dtype),
                 index,
                 encoder_hidden_states=cond.embeds,
+                timestep_cond=told,
                 added_cond_kwargs=added,
                 return_dict=False,
             )[0]

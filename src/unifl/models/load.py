@@ -18,6 +18,7 @@ from unifl.errors import UserError
 from unifl.models.adapters import START_ADAPTER, AdapterRoles
 from unifl.models.copies import CopyRoles
 from unifl.models.generator import Generator, MixedPrecision
+from unifl.models.guidance_embedding import add_guidance_embedding, guidance_width
 from unifl.models.lora import LoraTraining, lora_configs, unread_layers
 from unifl.models.prompts import text_encoder_names
 from unifl.models.roles import Roles
@@ -33,6 +34,8 @@ class FullTraining:
     kind: Literal["full"] = "full"
     text_encoder: bool = False
     """Train the text encoders as well."""
+    embed_guidance: bool = False
+    """Tell the student its guidance scale by an embedding, for distillation; it then needs one evaluation per step."""
 
 
 def load_generator(
@@ -116,11 +119,21 @@ def make_generator(
         )
     if lora is not None:
         _load_start_lora(pipeline, lora, fuse=not isinstance(train, LoraTraining))
+    adds_guidance = (
+        isinstance(train, FullTraining) and train.embed_guidance and not guidance_width(pipeline.unet)
+    )
+    if adds_guidance:
+        add_guidance_embedding(pipeline.unet)
     weight_sets = _make_roles(pipeline, train, seed)
     if device is not None:
         pipeline.to(device)
     generator = Generator(
-        pipeline, weight_sets, resolution=resolution, mixed_precision=mixed_precision, source=source
+        pipeline,
+        weight_sets,
+        resolution=resolution,
+        mixed_precision=mixed_precision,
+        source=source,
+        adds_guidance=adds_guidance,
     )
     for role in roles:
         weight_sets.add(role)

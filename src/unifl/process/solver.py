@@ -1,10 +1,16 @@
-"""One step of a sampler, from t to an earlier time s."""
+"""Steps of a sampler from t to an earlier time s: one, or several that follow a field."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unifl.errors import UserError
 from unifl.process.process import Process, per_sample
 
 
@@ -63,3 +69,78 @@ def euler_step(
         s: next time per sample; below t towards data.
     """
     return x_t + per_sample(s - t, x_t) * velocity
+
+
+Field = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""What a solver follows: (x_t, t) to the predicted x0 and eps."""
+
+
+@dataclass(kw_only=True)
+class SolverConfig:
+    """How a teacher's trajectory is followed from one point of a grid to the next."""
+
+    substeps: int = 1
+    """Steps within the interval."""
+    order: Literal[1, 2] = 1
+    """1 is DDIM; 2 evaluates once more at the end of a step and takes the mean (Heun)."""
+    eta: float = 0.0
+    """Noise that each step adds, from 0 (the probability flow) to 1 (ancestral sampling)."""
+
+    def __post_init__(self) -> None:
+        if self.substeps < 1:
+            raise UserError(f"solver.substeps is {self.substeps}; it must be at least 1")
+        if not 0 <= self.eta <= 1:
+            raise UserError(f"solver.eta is {self.eta}; choose 0 (no noise) to 1")
+        if self.order == 2 and self.eta > 0:
+            raise UserError("solver.order is 2 and solver.eta above 0; stochastic steps are of order 1")
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the field per interval."""
+        return self.substeps * self.order
+
+
+def solve(
+    field: Field,
+    x_t: Float[Tensor, "b *d"],
+    t: Float[Tensor, " b"],
+    s: Float[Tensor, " b"],
+    process: Process,
+    config: SolverConfig,
+    *,
+    noise: Callable[[int], Tensor] | None = None,
+) -> Float[Tensor, "b *d"]:
+    """Follow a field from t to s, in equal steps of time.
+
+    Args:
+        field: Evaluated `config.evaluations` times.
+        x_t: State at t (b, ...).
+        t: Present time per sample.
+        s: Time to go to per sample, below t.
+        process: Gives alpha and sigma.
+        config: Steps, order and noise.
+        noise: Standard normal noise (b, ...) of each substep, by its number; needed when eta > 0.
+    """
+    for number in range(config.substeps):
+        now = torch.lerp(t, s, number / config.substeps)
+        then = s if number == config.substeps - 1 else torch.lerp(t, s, (number + 1) / config.substeps)
+        x0, eps = field(x_t, now)
+        if config.order == 2:
+            x_t = _heun_step(field, x_t, x0, eps, now, then, process)
+        elif config.eta > 0:
+            assert noise is not None, "a stochastic step needs noise"
+            x_t = ddim_step(x0, eps, then, process, eta=config.eta, t=now, noise=noise(number))
+        else:
+            x_t = ddim_step(x0, eps, then, process)
+    return x_t
+
+
+def _heun_step(
+    field: Field, x_t: Tensor, x0: Tensor, eps: Tensor, t: Tensor, s: Tensor, process: Process
+) -> Tensor:
+    """Second order: x / sigma changes with alpha / sigma at the rate x0, whose mean at both ends is taken."""
+    ahead, _ = field(ddim_step(x0, eps, s, process), s)
+    alpha_t, sigma_t = process.weights(t)
+    alpha_s, sigma_s = process.weights(s)
+    kept = sigma_s / sigma_t
+    return per_sample(kept, x_t) * x_t + per_sample(alpha_s - kept * alpha_t, x_t) * (x0 + ahead) / 2

@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unifl.errors import UserError
+from unifl.models.conditioning import Prediction
 from unifl.models.generator import Generator
-from unifl.process import Spacing, ddim_step, time_grid
+from unifl.process import ConsistencySampler, Spacing, ddim_step, time_grid
 from unifl.randomness import Key
 
 
@@ -24,12 +25,13 @@ def sample(
     num_steps: int = 20,
     guidance: float = 1.0,
     spacing: Spacing = "trailing",
+    consistency: ConsistencySampler | None = None,
     negative_prompt: str | None = None,
     role: str = "student",
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> Float[Tensor, "n 3 h w"]:
-    """Draw one picture per prompt with deterministic DDIM.
+    """Draw one picture per prompt, with deterministic DDIM unless a consistency sampler is given.
 
     The noise of a picture depends on (seed, index) alone: not on the batch size, the order, the number of steps
     or the weights. Two models sampled with the same seed are therefore paired picture by picture.
@@ -41,9 +43,11 @@ def sample(
         indices: Index of each picture's noise; 0, ..., n - 1 by default. For several pictures of one prompt,
             repeat the prompt with further indices.
         num_steps: Network evaluations per picture.
-        guidance: w of u + w (c - u); 1 is none and costs half.
+        guidance: w of u + w (c - u); 1 is none and costs half. A model that embeds guidance is told w, and costs half
+            whatever it is.
         spacing: Timesteps of the schedule; trailing ones begin at pure noise, as the draw does, and are the default of
             training too.
+        consistency: How a consistency model is sampled; it has timesteps of its own, in place of `spacing`.
         negative_prompt: The unconditional half's prompt; None takes what the pipeline takes when given none.
         role: Whose weights.
         batch_size: Pictures at once.
@@ -64,20 +68,46 @@ def sample(
         raise UserError(f"batch_size is {batch_size}; it must be at least 1")
     if not guidance >= 0:
         raise UserError(f"guidance is {guidance}; it must be 0 or more (1 is no guidance)")
-    grid = time_grid(num_steps, spacing, generator.num_train_timesteps, generator.steps_offset)
+    if consistency is None:
+        grid = time_grid(num_steps, spacing, generator.num_train_timesteps, generator.steps_offset)
+    else:
+        grid = consistency.times(num_steps, generator.num_train_timesteps)
     pictures = []
     for start in range(0, len(prompts), batch_size):
         some = list(prompts[start : start + batch_size])
         key = Key(seed, 0, tuple(indices[start : start + batch_size]))
         cond = generator.encode_prompts(some, role=role)
-        negative = None if guidance == 1 else generator.encode_negative(negative_prompt, len(some), role=role)
+        negative = None
+        if guidance != 1 and not generator.embeds_guidance(role):
+            negative = generator.encode_negative(negative_prompt, len(some), role=role)
         x_t = key.normal("sample", generator.latent_shape, device=cond.embeds.device)
         times = grid.to(x_t.device)
         for index in range(num_steps):
-            now, then = times[index].expand(len(some)), times[index + 1].expand(len(some))
+            now = times[index].expand(len(some))
             step = generator.denoise(role, x_t, now, cond, guidance=guidance, negative=negative)
-            x_t = ddim_step(step.x0, step.eps, then, generator.process)
+            if consistency is None:
+                x_t = ddim_step(step.x0, step.eps, times[index + 1].expand(len(some)), generator.process)
+            else:
+                x_t = _consistency_step(generator, consistency, step, key, times, index)
         pictures.append(generator.decode(x_t).float().clamp(0, 1).cpu())
         if progress is not None:
             progress(start + len(some), len(prompts))
     return torch.cat(pictures)
+
+
+def _consistency_step(
+    generator: Generator,
+    sampler: ConsistencySampler,
+    step: Prediction,
+    key: Key,
+    times: Float[Tensor, " n"],
+    index: int,
+) -> Float[Tensor, "b c h w"]:
+    is_last = index == len(times) - 1
+    noise = None
+    if sampler.adds_noise(is_last):
+        noise = key.normal(f"sample/{index}", generator.latent_shape, device=step.x_t.device)
+    then = None if is_last else times[index + 1].expand(len(key))
+    return sampler.step(
+        step.x_t, step.x0, step.eps, step.t, then, noise, generator.process, generator.num_train_timesteps
+    )

@@ -46,6 +46,11 @@ class TrainingState:
         config.check_updates(method.updates)
         if config.ema_decay is not None:
             method.generator.roles.add("ema")
+        elif "ema" in method.roles:
+            raise UserError(
+                "this method compares with the moving average of the student, and training.ema_decay is null; set it "
+                "to 0.95, or take the student itself as target"
+            )
         optimizers, schedulers = {}, {}
         for update in method.updates:
             settings = config.optimizer(update)
