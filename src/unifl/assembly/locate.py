@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unifl.assembly import world_names
-from unifl.assembly.recipe import ModelConfig, Recipe, SamplingConfig, load_recipe
+from unifl.assembly.recipe import MethodConfig, ModelConfig, Recipe, SamplingConfig, load_recipe
 from unifl.errors import UserError
 from unifl.models.save import LORA_FILE
 from unifl.training.checkpoint import SETTINGS, checkpoints, latest_checkpoint
@@ -26,6 +26,7 @@ class Located:
         sampling: How the run that made it says it is sampled; None where no run is known.
         model: The settings it was loaded with there (resolution, variant, ...); None where no run is known.
         is_world: Whether it is the packaged pipeline, whose best settings are on record.
+        method: Settings of the method that trained it; None where no run is known.
     """
 
     source: str
@@ -34,6 +35,7 @@ class Located:
     sampling: SamplingConfig | None = None
     model: ModelConfig | None = None
     is_world: bool = False
+    method: MethodConfig | None = None
 
 
 def locate_model(name: str | Path, *, lora: str | Path | None = None) -> Located:
@@ -94,14 +96,14 @@ def _locate(name: str, depth: int) -> Located:
 
 def _of_run(model: Path, recipe: Recipe, name: str, depth: int) -> Located:
     if (model / "model_index.json").is_file():
-        return Located(str(model), None, name, recipe.sampling, recipe.model)
+        return Located(str(model), None, name, recipe.sampling, recipe.model, method=recipe.method)
     if depth >= _MAX_CHAIN:
         raise UserError(f"{model} belongs to a run that starts from itself; give its model by hand")
     # what training started from; a LoRA that it started from is part of the LoRA that it saved
     start = _locate(recipe.model.pretrained_model_name_or_path, depth + 1)
     if start.lora is not None:
         start = replace(start, lora=None)
-    return Located(start.source, str(model), name, recipe.sampling, recipe.model)
+    return Located(start.source, str(model), name, recipe.sampling, recipe.model, method=recipe.method)
 
 
 def _model_folder(folder: Path) -> Path:

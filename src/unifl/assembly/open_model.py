@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import torch
 from unifl.assembly import world_names
 from unifl.assembly.locate import Located, locate_model
 from unifl.assembly.recipe import ModelConfig, SamplingConfig
+from unifl.methods.lcd_config import LCDConfig
 from unifl.models import Generator, load_generator
 from unifl.models.generator import MixedPrecision
 from unifl.process import Spacing
 
 _STEPS = 20
+_LCM_LORA_GUIDANCE = 2.0  # of a student that is not told its scale and has the teacher's built in
 _GUIDANCE, _GUIDANCE_XL = 7.5, 5.0  # what the diffusers pipelines of these families take by default
 
 
@@ -92,7 +95,30 @@ def open_model(
     sampling = _sampling(found, generator, num_steps)
     changes = {"guidance": guidance, "spacing": spacing, "negative_prompt": negative_prompt}
     chosen = {key: value for key, value in changes.items() if value is not None}
-    return Opened(generator, replace(sampling, **chosen), found.name)  # type: ignore[arg-type]
+    sampling = replace(sampling, **chosen)  # type: ignore[arg-type]
+    if isinstance(found.method, LCDConfig):
+        _warn_outside(found.method, generator, sampling, found.name)
+    return Opened(generator, sampling, found.name)
+
+
+def _warn_outside(method: LCDConfig, generator: Generator, sampling: SamplingConfig, name: str) -> None:
+    """Tell what a distilled model was trained for, where it is asked for something else."""
+    low, high = method.sampled_steps
+    if not low <= sampling.num_steps <= high:
+        meant = f"{low}" if low == high else f"{low} to {high}"
+        warnings.warn(
+            f"{name} was distilled for {meant} steps and is sampled with {sampling.num_steps}", stacklevel=3
+        )
+    low_scale, high_scale = (
+        method.guidance_range if generator.embeds_guidance() else (1.0, _LCM_LORA_GUIDANCE)
+    )
+    if not low_scale <= sampling.guidance <= high_scale:
+        warnings.warn(
+            f"{name} was distilled for guidance {low_scale:g} to {high_scale:g} and is sampled with "
+            f"{sampling.guidance:g}"
+            + ("" if generator.embeds_guidance() else ", which guides a second time"),
+            stacklevel=3,
+        )
 
 
 def _sampling(found: Located, generator: Generator, num_steps: int | None) -> SamplingConfig:

@@ -30,6 +30,9 @@ from unifl.models.lora import LoraTraining
 from unifl.process import ConsistencySampler, Spacing
 from unifl.training.config import TrainingConfig
 
+MethodConfig = UniFLConfig | ReFLConfig | FineTuneConfig | LCDConfig
+"""Settings of a method, told apart by their `kind`."""
+
 OPEN = "???"
 """What a recipe has where only the user knows what to write: paths of data."""
 
@@ -153,7 +156,7 @@ class Recipe:
     """Folder of the run."""
     model: ModelConfig
     """What it starts from."""
-    method: UniFLConfig | ReFLConfig | FineTuneConfig | LCDConfig
+    method: MethodConfig
     """`kind: unifl`, `kind: refl`, `kind: finetune` or `kind: lcd`, with the settings of that method."""
     rewards: dict[str, str | Part] = field(default_factory=dict)
     """Rewards by the name that the method calls them: `world:rewards/color`, a folder, `package.module:name`."""

@@ -182,17 +182,20 @@ def _preview(built: Assembled) -> Callable[[list[str]], Tensor]:
 def _saver(built: Assembled) -> Callable[[Path], None]:
     recipe, generator = built.recipe, built.generator
     how, role = recipe.sampling, _role(recipe)
-    sampling = Sampling(how.num_steps, how.guidance, how.spacing)
+    sampling = Sampling(how.num_steps, how.guidance, how.spacing, how.consistency)
     title, summary = Path(recipe.output_dir).name, _summary(recipe)
+
+    def save(folder: Path) -> None:
+        save_pipeline(generator, folder, role=role, spacing=how.spacing, consistency=how.consistency)
 
     def save_model(folder: Path) -> None:
         if isinstance(recipe.model.train, LoraTraining):
             save_lora(generator, folder, role=role)
             model_card(folder, generator, kind="lora", sampling=sampling, title=title, summary=summary)
             if recipe.save_pipeline:
-                save_pipeline(generator, folder / "pipeline", role=role, spacing=how.spacing)
+                save(folder / "pipeline")
         else:
-            save_pipeline(generator, folder, role=role, spacing=how.spacing)
+            save(folder)
             model_card(folder, generator, kind="pipeline", sampling=sampling, title=title, summary=summary)
 
     return save_model

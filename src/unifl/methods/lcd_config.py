@@ -11,6 +11,9 @@ from unifl.methods.pictures import DecodeConfig
 from unifl.process import Boundary, SolverConfig
 from unifl.sampling import FixedGuidance, NoGuidance, RangeGuidance
 
+MOST_STEPS = 8
+"""Beyond it nothing was reported (arXiv 2310.04378, table 1)."""
+
 End = Literal["zero", "uniform", "phases"]
 
 
@@ -70,3 +73,16 @@ class LCDConfig:
             )
         if not self.huber_c > 0:
             raise UserError(f"lcd.huber_c is {self.huber_c}; it must be above 0")
+
+    @property
+    def sampled_steps(self) -> tuple[int, int]:
+        """Fewest and most steps that the model is meant to be sampled with."""
+        return (self.phases, self.phases) if self.end == "phases" and self.phases > 1 else (1, MOST_STEPS)
+
+    @property
+    def guidance_range(self) -> tuple[float, float]:
+        """Smallest and largest scale of the teacher."""
+        if isinstance(self.guidance, RangeGuidance):
+            return self.guidance.low, self.guidance.high
+        scale = self.guidance.scale if isinstance(self.guidance, FixedGuidance) else 1.0
+        return scale, scale

@@ -13,7 +13,7 @@ from unifl.errors import UserError
 from unifl.models.generator import Generator
 from unifl.models.load import looks_like_path
 from unifl.models.save import KOHYA_FILE
-from unifl.process import Spacing
+from unifl.process import ConsistencySampler, Spacing
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,33 @@ class Sampling:
         steps: Network evaluations per picture.
         guidance: w of u + w (c - u), diffusers' guidance_scale; 1 is none.
         spacing: Timestep spacing of the DDIM scheduler.
+        consistency: How a consistency model is sampled, in place of DDIM.
     """
 
     steps: int
     guidance: int | float
     spacing: Spacing
+    consistency: ConsistencySampler | None = None
+
+    @property
+    def scheduler(self) -> str:
+        """Class of the diffusers scheduler."""
+        return "DDIMScheduler" if self.consistency is None else f"{self.consistency.kind.upper()}Scheduler"
+
+    @property
+    def arguments(self) -> str:
+        """Of the scheduler, beside the config of the one that is there."""
+        if self.consistency is None:
+            return f'timestep_spacing="{self.spacing}", set_alpha_to_one=True, clip_sample=False'
+        return f"original_inference_steps={self.consistency.origin_steps}, clip_sample=False"
+
+    @property
+    def call(self) -> str:
+        """Arguments of the pipeline's call."""
+        asked = f"num_inference_steps={self.steps}, guidance_scale={self.guidance:g}"
+        if self.consistency is not None and self.consistency.kind == "tcd":
+            asked += f", eta={self.consistency.gamma:g}"
+        return asked
 
 
 def model_card(
@@ -121,7 +143,6 @@ def _body(
     prompt: str,
 ) -> str:
     pipeline = type(generator.pipeline).__name__
-    spacing = f'pipe.scheduler.config, timestep_spacing="{sampling.spacing}", set_alpha_to_one=True, clip_sample=False'
     if kind == "lora":
         load = f'pipe = {pipeline}.from_pretrained("{base_model or "path/to/base-model"}")\n'
         load += 'pipe.load_lora_weights("path/to/this/folder")'
@@ -137,25 +158,33 @@ A text-to-image {"LoRA" if kind == "lora" else "pipeline"} trained with unifl{st
 
 ## Sampling
 
-| steps | guidance_scale | scheduler | timestep spacing | size |
+| steps | guidance_scale | scheduler | timesteps | size |
 |---|---|---|---|---|
-| {sampling.steps} | {sampling.guidance:g} | DDIM | {sampling.spacing} | {_size(generator)} |
+| {sampling.steps} | {sampling.guidance:g} | {sampling.scheduler} | {_timesteps(sampling)} | {_size(generator)} |
 
 ```python
-from diffusers import DDIMScheduler, {pipeline}
+from diffusers import {sampling.scheduler}, {pipeline}
 
 {load}
-pipe.scheduler = DDIMScheduler.from_config(
-    {spacing}
+pipe.scheduler = {sampling.scheduler}.from_config(
+    pipe.scheduler.config, {sampling.arguments}
 )
-image = pipe("{prompt}", num_inference_steps={sampling.steps}, guidance_scale={sampling.guidance:g}).images[0]
+image = pipe("{prompt}", {sampling.call}).images[0]
 ```
 {_note(generator, sampling)}{files}"""
 
 
+def _timesteps(sampling: Sampling) -> str:
+    return sampling.spacing if sampling.consistency is None else f"{sampling.consistency.origin_steps} points"
+
+
 def _note(generator: Generator, sampling: Sampling) -> str:
     """What to expect where the DDIM of diffusers takes other steps than the one that the model was trained with."""
-    if sampling.spacing == "leading" or generator.num_train_timesteps % sampling.steps == 0:
+    if (
+        sampling.consistency is not None
+        or sampling.spacing == "leading"
+        or generator.num_train_timesteps % sampling.steps == 0
+    ):
         return ""
     return (
         f"\n{sampling.steps} does not divide {generator.num_train_timesteps}: with trailing timesteps, a step of this "

@@ -5,17 +5,24 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, LCMScheduler, SchedulerMixin, TCDScheduler
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from unifl.models.adapters import AdapterRoles
 from unifl.models.generator import Generator
 from unifl.models.roles import STUDENT
-from unifl.process import Spacing
+from unifl.process import ConsistencySampler, Spacing
+from unifl.process.flow_map import TIMESTEP_SCALING
 
 
-def merged_pipeline(generator: Generator, *, role: str = STUDENT, spacing: Spacing | None = None) -> Any:
+def merged_pipeline(
+    generator: Generator,
+    *,
+    role: str = STUDENT,
+    spacing: Spacing | None = None,
+    consistency: ConsistencySampler | None = None,
+) -> Any:
     """A pipeline of the generator's class that draws as a role does, and knows nothing of adapters.
 
     Only the layers that carry adapters are copied; all other weights are shared with the generator, so the result
@@ -25,6 +32,7 @@ def merged_pipeline(generator: Generator, *, role: str = STUDENT, spacing: Spaci
         generator: Left as it is.
         role: Whose weights.
         spacing: Gives the pipeline a DDIM scheduler with these timesteps; None keeps its own scheduler.
+        consistency: Gives it the scheduler of a consistency model in place of that.
 
     Raises:
         UserError: No such role.
@@ -37,9 +45,26 @@ def merged_pipeline(generator: Generator, *, role: str = STUDENT, spacing: Spaci
             module = _merged(module, generator.roles.adapters(name, role))
         if module is not getattr(pipeline, name):
             setattr(pipeline, name, module)
-    if spacing is not None:
+    if consistency is not None:
+        pipeline.scheduler = consistency_scheduler(generator, consistency)
+    elif spacing is not None:
         pipeline.scheduler = sampling_scheduler(generator, spacing)
     return pipeline
+
+
+def consistency_scheduler(generator: Generator, sampler: ConsistencySampler) -> SchedulerMixin:
+    """The diffusers scheduler whose timesteps and steps are those of a consistency sampler.
+
+    gamma of `kind: tcd` is no setting of a scheduler: give it to the pipeline's call, as `eta`.
+    """
+    scheduler = {"lcm": LCMScheduler, "tcd": TCDScheduler}[sampler.kind]
+    return scheduler.from_config(
+        generator.pipeline.scheduler.config,
+        original_inference_steps=sampler.origin_steps,
+        timestep_scaling=TIMESTEP_SCALING,
+        clip_sample=False,
+        thresholding=False,
+    )
 
 
 def sampling_scheduler(generator: Generator, spacing: Spacing) -> DDIMScheduler:

@@ -19,7 +19,7 @@ from unifl.models.adapters import AdapterRoles
 from unifl.models.generator import Generator
 from unifl.models.merge import merged_pipeline
 from unifl.models.roles import STUDENT
-from unifl.process import Spacing
+from unifl.process import ConsistencySampler, Spacing
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 KOHYA_FILE = "pytorch_lora_weights_kohya.safetensors"
@@ -46,7 +46,12 @@ class _Update:
 
 
 def save_pipeline(
-    generator: Generator, folder: str | Path, *, role: str = STUDENT, spacing: Spacing | None = None
+    generator: Generator,
+    folder: str | Path,
+    *,
+    role: str = STUDENT,
+    spacing: Spacing | None = None,
+    consistency: ConsistencySampler | None = None,
 ) -> Path:
     """Saves a complete diffusers pipeline (safetensors); LoRA adapters are folded into the weights.
 
@@ -55,6 +60,7 @@ def save_pipeline(
         folder: Made if needed.
         role: Whose weights.
         spacing: Ships a DDIM scheduler with these timesteps; None ships the scheduler of the start.
+        consistency: Ships the scheduler of a consistency model in place of that.
 
     Returns:
         The folder.
@@ -65,9 +71,8 @@ def save_pipeline(
     networks = generator.modules().values()
     weights = sum(p.numel() * p.element_size() for module in networks for p in module.parameters())
     require_free_space(folder, weights + _CONFIGS_AND_TOKENIZERS)
-    merged_pipeline(generator, role=role, spacing=spacing).save_pretrained(
-        str(folder), safe_serialization=True
-    )
+    pipeline = merged_pipeline(generator, role=role, spacing=spacing, consistency=consistency)
+    pipeline.save_pretrained(str(folder), safe_serialization=True)
     return Path(folder)
 
 

@@ -84,4 +84,5 @@ def ddim_map(
         s: Time to go to, at most t.
         process: Gives alpha and sigma.
     """
-    return torch.where(per_sample(s >= t, x_t), x_t, ddim_step(x0, eps, s, process))
+    there = per_sample((t - s).clamp(min=0), x_t) == 0
+    return torch.where(there, x_t, ddim_step(x0, eps, s, process))
