@@ -55,7 +55,7 @@ DECIDING = {
     "a": {"full-long": BETTER},
     "b": {"full": BETTER},
     "c": {"active-prompts": BETTER},
-    "d": {"frozen": {"reward_detail": 0.3, "overall": -0.05}},
+    "d": {"frozen-again": {"reward_detail": 0.3, "overall": -0.05}},
     "e": {"style": {"style": 0.1}},
     "f": {"full": {"color": 0.1}, "hinge-large": {"saturation": 0.1, "overall": -0.02}},
     "g": {"stage2": BETTER, "stage2/steps-1": WORSE},
@@ -72,10 +72,10 @@ CONTRADICTING = {
     "c": [{}, {"random-prompts": BETTER}],
     "d": [
         {},
-        {"frozen": {"reward_detail": 0.3, "overall": 0.05}},  # the proxy rises, and gold with it
-        {"frozen": {"overall": -0.05}},  # gold falls, but not because the proxy was climbed
-        {"frozen": {"reward_detail": 0.3, "overall": -0.05}, "adversarial": {"overall": -0.05}},
-        {"frozen": {"reward_detail": 0.3, "overall": -0.05}, "adversarial": {"overall": -0.025}},
+        {"frozen-again": {"reward_detail": 0.3, "overall": 0.05}},  # the proxy rises, and gold with it
+        {"frozen-again": {"overall": -0.05}},  # gold falls, but not because the proxy was climbed
+        {"frozen-again": {"reward_detail": 0.3, "overall": -0.05}, "adversarial-again": {"overall": -0.05}},
+        {"frozen-again": {"reward_detail": 0.3, "overall": -0.05}, "adversarial-again": {"overall": -0.025}},
     ],
     "e": [
         {},

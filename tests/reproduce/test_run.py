@@ -5,16 +5,17 @@ import pytest
 from rich.console import Console
 
 from unifl import config as configs
+from unifl.assembly.figures import EVALUATION_SEED
 from unifl.errors import UserError
 from unifl.reproduce import run as runs
 from unifl.reproduce.measure import METRICS, Workplace, held_out_prompts
 from unifl.reproduce.parts import Look, Piece, Scores, by_name
 from unifl.reproduce.run import Request, reproduce_unifl
 from unifl.reproduce.unifl_claims import NEEDED
-from unifl.reproduce.unifl_trainings import color_levels, trainings
+from unifl.reproduce.unifl_trainings import SEEDS, color_levels, trainings
 from unifl.reproduce.unknown import SHAPES, _known_scenes, names_unknown
 from unifl.world.annotated import SceneImages
-from unifl.world.scenes import parse
+from unifl.world.scenes import parse, sample_prompts
 
 
 class Silent:
@@ -41,7 +42,7 @@ def place(tmp_path):
 @pytest.mark.parametrize("training", [t for t in trainings() if t.recipe], ids=lambda training: training.name)
 def test_every_training_has_a_recipe_that_validates(place, training):
     recipe = place.recipe(training, 2)
-    assert recipe.training.seed == 2 and recipe.validation is None
+    assert recipe.training.seed == training.first_seed + 2 and recipe.validation is None
     assert "$prepared" not in configs.dump(recipe) and "$runs" not in configs.dump(recipe)
     last = max((look.checkpoint or 0 for look in training.looks), default=0)
     assert last in (0, recipe.training.max_train_steps)
@@ -188,3 +189,14 @@ def _known():
 def test_looks_of_the_packaged_model_say_how_many_steps():
     base = by_name(trainings())["base"]
     assert base.recipe is None and all(isinstance(look, Look) and look.num_steps for look in base.looks)
+
+
+def test_a_second_setting_is_judged_on_what_nothing_was_decided_on():
+    """New training seeds, and prompts that occur in no other set."""
+    number = 50
+    fresh = held_out_prompts(number, "fresh")
+    assert len(set(fresh)) == number
+    assert not set(fresh) & set(sample_prompts(4 * number, seed=EVALUATION_SEED, held_out=True))
+    again = [training for training in trainings() if training.name.endswith("-again")]
+    assert again and all(training.first_seed >= len(SEEDS) for training in again)
+    assert all(look.prompts == "fresh" for training in again for look in training.looks)

@@ -34,6 +34,7 @@ METRICS = (
 )  # fmt: skip
 _WITHOUT_EFFECT = ("output_dir", "validation")
 _PREVIEWS = 8
+_FRESH_SEED = EVALUATION_SEED + 1
 _BATCH = 64
 _PRECISION: MixedPrecision = "bf16"
 """As in training; drawing in float32 takes a quarter more time."""
@@ -67,6 +68,7 @@ class Workplace:
     def run_folder(self, training: str, seed: int) -> Path:
         """Run folder of one training and seed; another one where anything that it depends on is different."""
         training = self.trainings[training].run or training
+        seed += self.trainings[training].first_seed
         settings = f"{self.settings(self.trainings[training])} {seed} {world_sha256()}"
         return self.runs / f"{training}-seed{seed}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
 
@@ -84,7 +86,7 @@ class Workplace:
         ]
         place = [
             f"output_dir={self.run_folder(training.name, seed)}",
-            f"training.seed={seed}",
+            f"training.seed={training.first_seed + seed}",
             "validation=null",
         ]
         return load_recipe(training.recipe, [*changes, *self.changes, *start, *place])
@@ -126,7 +128,7 @@ def measure(place: Workplace, training: Training, seed: int) -> Piece:
     looks: dict[str, Scores] = {}
     for look in training.looks:
         prompts = held_out_prompts(place.num_prompts, look.prompts)
-        images = _drawn(_opened(place, training, seed, look), prompts, seed)
+        images = _drawn(_opened(place, training, seed, look), prompts, training.first_seed + seed)
         looks[look.name] = _judged(place.judge, images, prompts)
         _keep_pictures(place, f"{training.name}-{look.name}", images, seed)
     piece = Piece(
@@ -154,6 +156,9 @@ def held_out_prompts(number: int, which: PromptSet) -> list[str]:
     if which == "held_out":
         return sample_prompts(number, seed=EVALUATION_SEED, held_out=True)
     several = sample_prompts(4 * number, seed=EVALUATION_SEED, held_out=True)
+    if which == "fresh":
+        others = sample_prompts(2 * number, seed=_FRESH_SEED, held_out=True)
+        return [prompt for prompt in others if prompt not in set(several)][:number]
     chosen = [prompt for prompt in several if names_unknown(prompt)]
     assert len(chosen) >= number
     return chosen[:number]

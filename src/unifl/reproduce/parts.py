@@ -19,7 +19,7 @@ from unifl.disk import write_atomically
 from unifl.errors import UserError
 from unifl.world.assets import ASSETS
 
-PromptSet = Literal["held_out", "unknown"]
+PromptSet = Literal["held_out", "unknown", "fresh"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,8 @@ class Look:
             None is what the run says.
         guidance: In place of that.
         checkpoint: Training step of the checkpoint; None is the end.
-        prompts: "held_out", or those of them that name a concept which the critic of `unknown.py` never saw.
+        prompts: "held_out", or those of them that name a concept which the critic of `unknown.py` never saw; "fresh"
+            ones share none with either, for what is fixed after those were looked at.
     """
 
     name: str = "end"
@@ -53,6 +54,7 @@ class Training:
             prepared, and of large ones.
         start: The training, of the same seed, whose LoRA this one starts from.
         run: The training, of equal recipe and changes, whose runs are judged here in further ways.
+        first_seed: Added to the seeds of the reproduction: another one has runs and noise that nobody has looked at.
         needs: Names of what must be prepared before.
         looks: How it is judged.
     """
@@ -62,6 +64,7 @@ class Training:
     changes: tuple[str, ...] = ()
     start: str | None = None
     run: str | None = None
+    first_seed: int = 0
     needs: tuple[str, ...] = ()
     looks: tuple[Look, ...] = field(default=(Look(),))
 
@@ -73,7 +76,11 @@ class Training:
             prompts: Number of prompts.
             settings: The text of the recipe, and whatever else counts.
         """
-        said = {key: value for key, value in asdict(self).items() if key != "run" or value is not None}
+        later = {
+            "run": None,
+            "first_seed": 0,
+        }  # fields that say nothing at their default, so that no piece grows old
+        said = {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}
         described = said | {
             "seed": seed,
             "number": prompts,

@@ -44,6 +44,10 @@ _LONG = (
     "method.adversarial.loss=linear",
 )
 _FROZEN = ("method.adversarial.train_discriminator=false", "training.optimizers={}")
+# Looked at again, where a claim had failed once: what the validation judge chose on training prompts, in runs of other
+# seeds, fixed before gold saw any run of it, and then judged on new seeds and prompts.
+_AGAIN_SEED = len(SEEDS)
+_FAST_DISCRIMINATOR = "training.optimizers.discriminator.learning_rate=1e-3"
 # one critic or two, everything else as in the recipe for structure
 _ALONE = ("critics={structure: world:critics/structure, style: world:critics/style}",)
 
@@ -61,6 +65,11 @@ def color_levels() -> dict[str, float]:
     found = json.loads((ASSETS / "rewards" / "levels.json").read_text())["color"]
     level, deviation = found["level"], found["std"]
     return {"small": level - 1.5 * deviation, "calibrated": level, "large": level + 3 * deviation}
+
+
+def _fresh(look: Look) -> Look:
+    """The same look at prompts that nothing was decided on."""
+    return replace(look, prompts="fresh")
 
 
 def trainings() -> tuple[Training, ...]:
@@ -83,6 +92,26 @@ def trainings() -> tuple[Training, ...]:
         Training(name="no-perceptual-long", recipe=_STAGE_1, changes=(*_TWICE, *_NO_PERCEPTUAL)),
         Training(name="frozen", recipe="adversarial", changes=(*_LONG, *_FROZEN), looks=_CHECKPOINTS),
         Training(name="adversarial", recipe="adversarial", changes=_LONG, looks=_CHECKPOINTS),
+        Training(
+            name="base-again",
+            needs=("baselines",),
+            first_seed=_AGAIN_SEED,
+            looks=(_fresh(Look(name="steps-4", num_steps=4)),),
+        ),
+        Training(
+            name="frozen-again",
+            recipe="adversarial",
+            changes=(*_LONG, *_FROZEN),
+            first_seed=_AGAIN_SEED,
+            looks=tuple(map(_fresh, _CHECKPOINTS)),
+        ),
+        Training(
+            name="adversarial-again",
+            recipe="adversarial",
+            changes=(*_LONG, _FAST_DISCRIMINATOR),
+            first_seed=_AGAIN_SEED,
+            looks=tuple(map(_fresh, _CHECKPOINTS)),
+        ),
         Training(name="style", recipe="pefl_style", looks=(Look(), _WEAK)),
         Training(name="finetune", recipe="finetune", looks=(Look(), _WEAK)),
         Training(name="base-weaker", needs=("baselines",), looks=(replace(_WEAKER, num_steps=20),)),
