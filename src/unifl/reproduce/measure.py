@@ -157,7 +157,7 @@ def held_out_prompts(number: int, which: PromptSet) -> list[str]:
         return sample_prompts(number, seed=EVALUATION_SEED, held_out=True)
     several = sample_prompts(4 * number, seed=EVALUATION_SEED, held_out=True)
     if which == "fresh":
-        others = sample_prompts(2 * number, seed=_FRESH_SEED, held_out=True)
+        others = dict.fromkeys(sample_prompts(4 * number, seed=_FRESH_SEED, held_out=True))
         return [prompt for prompt in others if prompt not in set(several)][:number]
     chosen = [prompt for prompt in several if names_unknown(prompt)]
     assert len(chosen) >= number
