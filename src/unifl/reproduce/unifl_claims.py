@@ -187,9 +187,9 @@ def style(table: Table, prepared: Path) -> Finding:
             "The setting that was to decide at first has 40 steps and guidance 2, chosen by the validation judge; "
             f"there the claim {'holds' if first_holds else 'does not hold'}. After that, and after gold had been read "
             "at guidance 5 and 2, the validation judge was asked again, on training prompts and in a run of another "
-            "seed: it preferred guidance 1.5, and 80 steps. At 1.5 the old runs were looked at once more, which decides "
-            "nothing. The setting of 80 steps, for both methods, was fixed with its rule before gold saw any run of it, "
-            "and is judged on training seeds and prompts that nothing had been decided on. It decides."
+            "seed: it preferred guidance 1.5, and 80 steps. At 1.5 the old runs were looked at once more, which "
+            "decides nothing. The setting of 80 steps, for both methods, was fixed with its rule before gold saw any "
+            "run of it, and is judged on training seeds and prompts that nothing had been decided on. It decides."
         ),
         pictures={
             "base-style-again-weaker": "base", "finetune-again-weaker": "fine-tuning",
