@@ -147,7 +147,7 @@ def test_only_common_seeds_are_paired():
 def test_the_page_shows_every_claim(tmp_path, prepared):
     table = made_up(**DECIDING["a"])
     findings = [CLAIMS[letter](table, prepared) for letter in CLAIMS]
-    page = write_page(tmp_path / "unifl.md", findings, table.pieces).read_text()
+    page = write_page(tmp_path / "unifl.md", "UniFL", findings, table.pieces).read_text()
     _, *sections = page.split("\n## ")
     assert len(sections) == len(findings) and len({finding.claim.holds for finding in findings}) == 2
     for finding, section in zip(findings, sections, strict=True):

@@ -10,8 +10,8 @@ from unifl.errors import UserError
 from unifl.reproduce import run as runs
 from unifl.reproduce.measure import METRICS, Workplace, held_out_prompts
 from unifl.reproduce.parts import Look, Piece, Scores, by_name
-from unifl.reproduce.run import Request, reproduce_unifl
-from unifl.reproduce.unifl_claims import NEEDED
+from unifl.reproduce.run import Request, reproduce
+from unifl.reproduce.unifl_claims import NEEDED, PAPER
 from unifl.reproduce.unifl_trainings import SEEDS, color_levels, trainings
 from unifl.reproduce.unknown import SHAPES, _known_scenes, names_unknown
 from unifl.world.annotated import SceneImages
@@ -130,8 +130,8 @@ def counted(monkeypatch):
 
 def test_what_was_measured_is_not_measured_again(tmp_path, counted):
     def go(prompts=4, **request):
-        return reproduce_unifl(
-            tmp_path / "results", tmp_path / "runs", Request(num_prompts=prompts, **request), gold=Silent,
+        return reproduce(
+            PAPER, tmp_path / "results", tmp_path / "runs", Request(num_prompts=prompts, **request), gold=Silent,
             console=Console(quiet=True),
         )  # fmt: skip
 
@@ -154,8 +154,8 @@ def test_what_was_measured_is_not_measured_again(tmp_path, counted):
 
 def test_the_page_waits_for_all_shards(tmp_path, counted):
     def go(index):
-        return reproduce_unifl(
-            tmp_path / "results", tmp_path / "runs", Request(num_prompts=4, claims=("a",), shard=(index, 2)),
+        return reproduce(
+            PAPER, tmp_path / "results", tmp_path / "runs", Request(num_prompts=4, claims=("a",), shard=(index, 2)),
             gold=Silent, console=Console(quiet=True),
         )  # fmt: skip
 
@@ -167,9 +167,9 @@ def test_the_page_waits_for_all_shards(tmp_path, counted):
     ("request_", "message"),
     [({"claims": ("z",)}, "there is no claim 'z'"), ({"shard": (2, 2)}, "shard 2/2 makes no sense")],
 )
-def test_requests_that_make_no_sense(request_, message):
+def test_requests_that_make_no_sense(tmp_path, request_, message):
     with pytest.raises(UserError, match=message):
-        Request(**request_)
+        reproduce(PAPER, tmp_path, tmp_path, Request(**request_), gold=Silent, console=Console(quiet=True))
 
 
 def test_unknown_shapes_are_in_the_prompts_and_not_in_the_pictures():

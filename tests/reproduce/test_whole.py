@@ -8,8 +8,8 @@ from rich.console import Console
 
 from unifl.metrics.result import read_result
 from unifl.reproduce.parts import Piece
-from unifl.reproduce.run import Request, reproduce_unifl
-from unifl.reproduce.unifl_claims import NEEDED
+from unifl.reproduce.run import Request, reproduce
+from unifl.reproduce.unifl_claims import NEEDED, PAPER
 from unifl.world.assets import load_judge
 
 SMALL = ("training.max_train_steps=1", "training.train_batch_size=2", "training.lr_warmup_steps=0")
@@ -25,8 +25,8 @@ def test_a_claim_from_start_to_end(tmp_path):
     steps = ", ".join(f'"{number}": {one}' for number in (1, 2, 4, 8, 20))
     (prepared / "baselines.json").write_text("{" + steps + "}")
     request = Request(claims=("e",), seeds=(0, 1), num_prompts=3, changes=SMALL)
-    findings = reproduce_unifl(
-        tmp_path / "results", tmp_path / "runs", request, gold=lambda: load_judge("validation"),
+    findings = reproduce(
+        PAPER, tmp_path / "results", tmp_path / "runs", request, gold=lambda: load_judge("validation"),
         console=Console(quiet=True),
     )  # fmt: skip
     assert findings is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -10,19 +11,23 @@ import typer
 from unifl.cli.console import interrupted, out, quiet_libraries, this_command
 from unifl.errors import UserError
 
+_PAPERS = {"unifl": "unifl.reproduce.unifl_claims"}
+"""Modules with a `PAPER`."""
+
 
 def reproduce(
-    name: Annotated[str, typer.Argument(help="Which paper; there is: unifl.")],
+    name: Annotated[str, typer.Argument(help="Which paper: unifl.")],
     claims: Annotated[str, typer.Option(help="Letters of claims, as in `ade`; all by default.")] = "",
-    folder: Annotated[Path, typer.Option("--out", "-o", help="Gets unifl.md, unifl.json and unifl/.")] = Path(
-        "docs/results"
-    ),
-    runs: Annotated[Path, typer.Option(help="Gets the runs; may be deleted afterwards.")] = Path(
-        "runs/reproduce/unifl"
-    ),
+    folder: Annotated[
+        Path, typer.Option("--out", "-o", help="Gets a page, a JSON file and a folder.")
+    ] = Path("docs/results"),
+    runs: Annotated[
+        Path | None,
+        typer.Option(help="Gets the runs, by default runs/reproduce/NAME; may be deleted afterwards."),
+    ] = None,
     seeds: Annotated[int | None, typer.Option(help="Training seeds; 3 by default.")] = None,
     prompts: Annotated[
-        int | None, typer.Option(help="Held-out prompts per training seed; 340 by default.")
+        int | None, typer.Option(help="Held-out prompts per training seed; 340 by default for unifl.")
     ] = None,
     shard: Annotated[
         str, typer.Option(help="k/n: a share of the work, for n processes side by side.")
@@ -41,29 +46,30 @@ def reproduce(
         unifl reproduce unifl --claims ad
         unifl reproduce unifl --shard 0/2       and, in another shell, --shard 1/2
     """
-    if name != "unifl":
-        raise UserError(f"there is no reproduction of {name!r}; there is: unifl")
+    if name not in _PAPERS:
+        raise UserError(f"there is no reproduction of {name!r}; there is: {', '.join(_PAPERS)}")
     quiet_libraries()
-    from unifl.reproduce.run import Request, reproduce_unifl
-    from unifl.reproduce.unifl_claims import CLAIMS
-    from unifl.reproduce.unifl_trainings import NUM_PROMPTS, SEEDS
+    from unifl.reproduce.run import Request
+    from unifl.reproduce.run import reproduce as measure
     from unifl.world.gold import load_gold
 
     request = Request(
-        claims=tuple(claims) or tuple(CLAIMS),
-        seeds=SEEDS if seeds is None else range(seeds),
+        claims=tuple(claims),
+        seeds=None if seeds is None else range(seeds),
         shard=_shard(shard),
-        num_prompts=NUM_PROMPTS if prompts is None else prompts,
+        num_prompts=prompts,
     )
+    paper = import_module(_PAPERS[name]).PAPER
+    runs = runs or Path("runs/reproduce") / name
     try:
-        findings = reproduce_unifl(folder, runs, request, gold=load_gold, console=out)
+        findings = measure(paper, folder, runs, request, gold=load_gold, console=out)
     except KeyboardInterrupt as stop:
         raise interrupted(f"the same command goes on: {this_command()}") from stop
     for finding in findings or []:
         verdict = {True: "holds", False: "does not hold", None: "not decided"}[finding.claim.holds]
         out.print(f"({finding.claim.id}) {finding.claim.statement}: {verdict}", highlight=False)
     if findings is not None:
-        out.print(f"the page is {folder / 'unifl.md'}", highlight=False, soft_wrap=True)
+        out.print(f"the page is {folder / f'{name}.md'}", highlight=False, soft_wrap=True)
 
 
 def _shard(text: str) -> tuple[int, int]:

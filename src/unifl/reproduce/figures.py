@@ -89,3 +89,10 @@ def _figure(interval: Interval, values: Float[np.ndarray, "t p"]) -> Figure:
         n=interval.n,
         seeds=tuple(float(mean) for mean in np.nanmean(values, axis=1)),
     )
+
+
+def interval_text(figure: Interval, unit: str = "") -> str:
+    """Read as 52.1% [50.3%, 54.0%], or as +0.021 [+0.012, +0.030]."""
+    if unit == "%":
+        return f"{figure.value:.1%} [{figure.low:.1%}, {figure.high:.1%}]"
+    return f"{figure.value:+.3f} [{figure.low:+.3f}, {figure.high:+.3f}]"

@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from unifl.reproduce.claims import Finding
+from unifl.reproduce.figures import interval_text
 from unifl.reproduce.measure import preview_prompts
 from unifl.reproduce.parts import Piece
-from unifl.reproduce.unifl_claims import interval_text
 
 _VERDICTS = {True: "holds", False: "does not hold here", None: "not decided"}
-_HEAD = """# UniFL, claim by claim
+_HEAD = """# {title}
 
-Written by `unifl reproduce unifl`; the figures are in [unifl.json](unifl.json). Models are trained on the
+Written by `unifl reproduce {name}`; the figures are in [{name}.json]({name}.json). Models are trained on the
 [embedded world](../world.md) with {seeds} training seeds; each draws {prompts} held-out prompts with noise of its own,
 which both sides of a comparison share. Final figures come from the gold judge, which chose nothing: settings were
 chosen with the validation judge on training prompts, and the rule of each claim was written before it was measured;
@@ -30,11 +30,14 @@ took {minutes:.0f} minutes, each in a process of {threads} thread(s).
 """
 
 
-def write_page(path: Path, findings: Sequence[Finding], pieces: Mapping[tuple[str, int], Piece]) -> Path:
+def write_page(
+    path: Path, title: str, findings: Sequence[Finding], pieces: Mapping[tuple[str, int], Piece]
+) -> Path:
     """Write Markdown, plots and grids of pictures.
 
     Args:
         path: The page; plots and pictures go to the folder of its name.
+        title: Its first line.
         findings: What was found.
         pieces: What it was found on.
     """
@@ -44,6 +47,8 @@ def write_page(path: Path, findings: Sequence[Finding], pieces: Mapping[tuple[st
     seconds = sum(sum(piece.seconds.values()) for piece in pieces.values())
     threads = sorted({piece.threads for piece in pieces.values()})
     text = _HEAD.format(
+        title=title,
+        name=path.stem,
         seeds=len(seeds),
         prompts=max(sizes),
         minutes=seconds / 60,

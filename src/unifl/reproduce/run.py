@@ -23,10 +23,9 @@ from unifl.reproduce.claims import Finding
 from unifl.reproduce.figures import Table
 from unifl.reproduce.measure import Workplace, measure
 from unifl.reproduce.page import write_page
+from unifl.reproduce.paper import Paper
 from unifl.reproduce.parts import Piece, Training, by_name
 from unifl.reproduce.prepare import prepare
-from unifl.reproduce.unifl_claims import CLAIMS, NEEDED
-from unifl.reproduce.unifl_trainings import NUM_PROMPTS, SEEDS, trainings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,39 +33,35 @@ class Request:
     """What to reproduce.
 
     Attributes:
-        claims: Letters of claims; all by default.
-        seeds: Training seeds.
+        claims: Letters of claims; none stands for all.
+        seeds: Training seeds; None is the paper's.
         shard: (k, n): every n-th piece of work from the k-th on, for n processes side by side. The page is written when
             all pieces are there.
-        num_prompts: Held-out prompts per training seed.
+        num_prompts: Held-out prompts per training seed; None is the paper's.
         changes: Overrides for all recipes, for a quicker look.
     """
 
-    claims: Sequence[str] = tuple(CLAIMS)
-    seeds: Sequence[int] = SEEDS
+    claims: Sequence[str] = ()
+    seeds: Sequence[int] | None = None
     shard: tuple[int, int] = (0, 1)
-    num_prompts: int = NUM_PROMPTS
+    num_prompts: int | None = None
     changes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        for claim in self.claims:
-            if claim not in CLAIMS:
-                guess = nearest(claim, CLAIMS)
-                hint = f"did you mean {guess!r}?" if guess else f"there is {', '.join(CLAIMS)}"
-                raise UserError(f"there is no claim {claim!r}; {hint}")
         index, number = self.shard
         if not 0 <= index < number:
             raise UserError(f"shard {index}/{number} makes no sense; write 0/2 and 1/2 for two processes")
 
 
-def reproduce_unifl(
-    folder: Path, runs: Path, request: Request, *, gold: Callable[[], Judge], console: Console
+def reproduce(
+    paper: Paper, folder: Path, runs: Path, request: Request, *, gold: Callable[[], Judge], console: Console
 ) -> list[Finding] | None:
-    """Measure what is missing, and write `unifl.md`, `unifl.json` and the folder `unifl/` beside them.
+    """Measure what is missing, and write a page, a JSON file and a folder, all by the name of the paper.
 
     Pieces that were measured before are not measured again unless something that they depend on has changed.
 
     Args:
+        paper: Which.
         folder: For results.
         runs: For runs.
         request: What.
@@ -76,21 +71,26 @@ def reproduce_unifl(
     Returns:
         The findings, those of other claims included whose pieces are all there; None where pieces of other shards are
         still missing.
+
+    Raises:
+        UserError: A claim that the paper does not make.
     """
-    all_trainings = by_name(trainings())
+    claims = _claims(paper, request.claims)
+    seeds = paper.seeds if request.seeds is None else request.seeds
+    all_trainings = by_name(paper.trainings())
     place = Workplace(
         runs=runs,
-        results=folder / "unifl",
+        results=folder / paper.name,
         judge=gold(),
         trainings=dict(all_trainings),
-        num_prompts=request.num_prompts,
+        num_prompts=request.num_prompts or paper.num_prompts,
         changes=tuple(request.changes),
     )
     wanted = [
         (all_trainings[name], seed)
-        for seed in request.seeds
+        for seed in seeds
         for name in all_trainings
-        if any(name in NEEDED[claim] for claim in request.claims)
+        if any(name in paper.needed[claim] for claim in claims)
     ]
     pieces = _measure_missing(place, _of_shard(wanted, place, request.shard), console)
     for training, seed in wanted:
@@ -101,16 +101,26 @@ def reproduce_unifl(
             )
             return None
         pieces[training.name, seed] = found
-    pieces |= _measured_before(place, request.seeds)
+    pieces |= _measured_before(place, seeds)
     table = Table(pieces)
     findings = [
         decide(table, place.prepared)
-        for claim, decide in CLAIMS.items()
-        if all((name, seed) in pieces for name in NEEDED[claim] for seed in request.seeds)
+        for claim, decide in paper.claims.items()
+        if all((name, seed) in pieces for name in paper.needed[claim] for seed in seeds)
     ]
-    update_result(folder / "unifl.json", Result(claims=[finding.claim for finding in findings]))
-    write_page(folder / "unifl.md", findings, pieces)
+    update_result(folder / f"{paper.name}.json", Result(claims=[finding.claim for finding in findings]))
+    write_page(folder / f"{paper.name}.md", paper.title, findings, pieces)
     return findings
+
+
+def _claims(paper: Paper, asked: Sequence[str]) -> Sequence[str]:
+    """What was asked for, or everything."""
+    for claim in asked:
+        if claim not in paper.claims:
+            guess = nearest(claim, paper.claims)
+            hint = f"did you mean {guess!r}?" if guess else f"there is {', '.join(paper.claims)}"
+            raise UserError(f"there is no claim {claim!r}; {hint}")
+    return asked or tuple(paper.claims)
 
 
 def _measured_before(place: Workplace, seeds: Sequence[int]) -> dict[tuple[str, int], Piece]:

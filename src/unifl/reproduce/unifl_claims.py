@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from unifl.metrics.intervals import Interval
 from unifl.reproduce.claims import Curves, Finding, Row, decided, win_row
-from unifl.reproduce.figures import Figure, Table
+from unifl.reproduce.figures import Figure, Table, interval_text
 from unifl.reproduce.measure import held_out_prompts
-from unifl.reproduce.unifl_trainings import LONG_RUN_LOOKS, STEP_COUNTS
+from unifl.reproduce.paper import Decide, Paper
+from unifl.reproduce.unifl_trainings import LONG_RUN_LOOKS, NUM_PROMPTS, SEEDS, STEP_COUNTS, trainings
 from unifl.reproduce.unknown import names_only_unknown
 
 _MARGIN = 0.01
@@ -343,14 +342,7 @@ def unknown(table: Table, prepared: Path) -> Finding:
     )  # fmt: skip
 
 
-def interval_text(figure: Interval, unit: str = "") -> str:
-    """Read as 52.1% [50.3%, 54.0%], or as +0.021 [+0.012, +0.030]."""
-    if unit == "%":
-        return f"{figure.value:.1%} [{figure.low:.1%}, {figure.high:.1%}]"
-    return f"{figure.value:+.3f} [{figure.low:+.3f}, {figure.high:+.3f}]"
-
-
-CLAIMS: dict[str, Callable[[Table, Path], Finding]] = {
+CLAIMS: dict[str, Decide] = {
     "a": perceptual,
     "b": decoupled,
     "c": active,
@@ -382,3 +374,12 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "h": ("base", "structure-alone", "style-alone", "structure-and-style"),
     "i": ("base", "unknown-structure", "structure-alone"),
 }
+PAPER = Paper(
+    name="unifl",
+    title="UniFL, claim by claim",
+    trainings=trainings,
+    claims=CLAIMS,
+    needed=NEEDED,
+    seeds=SEEDS,
+    num_prompts=NUM_PROMPTS,
+)
