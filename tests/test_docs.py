@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
 import runpy
+import tarfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from unifl.testing import tiny_folder
 
@@ -53,6 +56,36 @@ def test_the_python_of_the_page_about_prompts_runs(tmp_path, monkeypatch, capsys
     (tmp_path / "selection.py").write_text(code)
     runpy.run_path(str(tmp_path / "selection.py"))
     assert "Counts(read=4, duplicated=0, after_filter=3" in capsys.readouterr().out
+
+
+def test_the_python_of_the_page_about_data_runs(tmp_path, monkeypatch, capsys):
+    """On a tiny model and small pictures, otherwise as printed."""
+    (tmp_path / "shards").mkdir()
+    for shard in range(3):
+        with tarfile.open(tmp_path / "shards" / f"{shard:05d}.tar", "w") as archive:
+            for name, content in (("a.png", _picture(64, 64)), ("a.txt", f"number {shard}".encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    code = _python_blocks(DOCS / "data.md")
+    for printed, used in (
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", str(tiny_folder("sd15", tmp_path / "model"))),
+        ("resolution=512", "resolution=32"),
+    ):
+        assert printed in code
+        code = code.replace(printed, used)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data.py").write_text(code)
+    runpy.run_path("data.py", run_name="data")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "3 number 0" and printed[1].startswith("2 1 [")
+    assert printed[2] == "(2, 4, 8, 8) ['number 0', 'number 1']"
+
+
+def _picture(height, width):
+    content = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(content, "PNG")
+    return content.getvalue()
 
 
 def test_every_page_is_in_the_navigation_and_exists():

@@ -79,6 +79,13 @@ def _open(folder, *, instances=True, stuff=True, **options):
     )
 
 
+def test_whole_pictures_and_captions_without_annotations(tmp_path):
+    data = _open(_write(tmp_path), resolution=8)
+    assert [data.caption(row) for row in range(3)] == [data[row].prompt for row in range(3)]
+    assert data.picture_size(1) == (HEIGHT, WIDTH) and data.picture(1).size == (WIDTH, HEIGHT)
+    assert data.picture(1).getpixel((0, 0)) == (7, 7, 7)
+
+
 def test_one_sample_per_caption_with_its_annotations(tmp_path):
     data = _open(_write(tmp_path))
     data.validate()

@@ -344,6 +344,22 @@ def test_encoding_with_a_key_draws_from_the_posterior_by_sample():
     torch.testing.assert_close(drawn[1:2], alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("family", "shift"), [("sd15", None), ("sdxl", 0.4)])
+def test_the_posterior_is_what_encode_draws_from(family, shift):
+    generator = make_generator(tiny_pipeline(family))
+    generator.pipeline.vae.register_to_config(shift_factor=shift)
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    mean, std = generator.posterior(images)
+    key = Key(0, 1, (4, 5, 6))
+    noise = key.normal("posterior", (4, 8, 8))
+    assert torch.equal(generator.encode(images), mean) and bool((std > 0).all())
+    torch.testing.assert_close(generator.encode(images, key=key), mean + std * noise, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        raw = generator.pipeline.vae.encode(images * 2 - 1).latent_dist
+    drawn = (raw.mean + raw.std * noise - (shift or 0.0)) * generator.pipeline.vae.config.scaling_factor
+    assert torch.equal(generator.encode(images, key=key), drawn)  # scaled after the draw, bit for bit
+
+
 @pytest.mark.parametrize("checkpoint", [False, True])
 @pytest.mark.parametrize("slicing", [False, True])
 def test_decode_gradient_is_the_same_however_it_is_stored(checkpoint, slicing):

@@ -22,6 +22,7 @@ class Sample:
         masks: One mask per instance, or None when instances are not annotated.
         labels: Category of each instance, from 0.
         semantic: Class of each pixel, from 0, or None when not annotated.
+        time_ids: SDXL's six numbers (see `unifl.data.buckets`) where they are known, or None for a whole picture.
     """
 
     image: Float[Tensor, "3 h w"]
@@ -29,6 +30,7 @@ class Sample:
     masks: Bool[Tensor, "n h w"] | None = None
     labels: Int64[Tensor, " n"] | None = None
     semantic: Int64[Tensor, "h w"] | None = None
+    time_ids: Float[Tensor, " 6"] | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Batch:
         masks: b tensors (n_i, h, w) of bool, or None.
         labels: b tensors (n_i,) of int64, or None.
         semantic: Class maps, or None.
+        time_ids: SDXL's six numbers per sample, or None.
     """
 
     images: Float[Tensor, "b 3 h w"]
@@ -48,6 +51,7 @@ class Batch:
     masks: list[Tensor] | None = None
     labels: list[Tensor] | None = None
     semantic: Int64[Tensor, "b h w"] | None = None
+    time_ids: Float[Tensor, "b 6"] | None = None
 
     def __len__(self) -> int:
         """Number of samples b."""
@@ -61,6 +65,7 @@ class Batch:
             masks=None if self.masks is None else [masks.to(device) for masks in self.masks],
             labels=None if self.labels is None else [labels.to(device) for labels in self.labels],
             semantic=None if self.semantic is None else self.semantic.to(device),
+            time_ids=None if self.time_ids is None else self.time_ids.to(device),
         )
 
     def with_instances(self, masks: list[Tensor], labels: list[Tensor]) -> Batch:
@@ -75,7 +80,7 @@ class Batch:
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples.
 
-    An annotation is kept only when every sample has it.
+    An annotation, and likewise the time ids, is kept only when every sample has it.
 
     Raises:
         UserError: No samples, or pictures of several sizes.
@@ -84,10 +89,14 @@ def collate(samples: Sequence[Sample]) -> Batch:
         raise UserError("cannot make a batch of no samples")
     sizes = sorted({tuple(sample.image.shape[-2:]) for sample in samples})
     if len(sizes) > 1:
-        raise UserError(f"pictures of several sizes {sizes} in one batch; set `resolution` for the data set")
+        raise UserError(
+            f"pictures of several sizes {sizes} in one batch; set `resolution` for the data set, or draw rows of one "
+            "bucket at a time"
+        )
     masks = [sample.masks for sample in samples if sample.masks is not None]
     labels = [sample.labels for sample in samples if sample.labels is not None]
     semantic = [sample.semantic for sample in samples if sample.semantic is not None]
+    time_ids = [sample.time_ids for sample in samples if sample.time_ids is not None]
     with_instances = len(masks) == len(labels) == len(samples)
     return Batch(
         images=torch.stack([sample.image for sample in samples]),
@@ -95,4 +104,5 @@ def collate(samples: Sequence[Sample]) -> Batch:
         masks=masks if with_instances else None,
         labels=labels if with_instances else None,
         semantic=torch.stack(semantic) if len(semantic) == len(samples) else None,
+        time_ids=torch.stack(time_ids) if len(time_ids) == len(samples) else None,
     )

@@ -121,6 +121,18 @@ class CocoImages:
             semantic=self._semantic(path, size),
         )
 
+    def picture(self, index: int) -> Image.Image:
+        """The picture of one caption in its own size."""
+        return read_picture(self._path(self._entries[self._rows[index][0]]))
+
+    def picture_size(self, index: int) -> tuple[int, int]:
+        """Its own (height, width), from the header of its file."""
+        return self._size(self._rows[index][0])
+
+    def caption(self, index: int) -> str:
+        """One caption."""
+        return self._rows[index][1]
+
     @property
     def label_counts(self) -> dict[str, int]:
         """How many labels the annotation may hold, by its kind."""

@@ -104,7 +104,7 @@ class AnnotatedImages:
             UserError: A file is missing, unreadable or of the wrong size.
         """
         row = self.rows[index]
-        path = self.folder / row["file_name"]
+        path = self._path(index)
         picture = read_picture(path)
         size = (picture.height, picture.width)
         masks, labels = self._instances(row, path, size)
@@ -115,6 +115,27 @@ class AnnotatedImages:
             labels=labels,
             semantic=self._semantic(row, path, size),
         )
+
+    def picture(self, index: int) -> Image.Image:
+        """One picture in its own size.
+
+        Raises:
+            UserError: It cannot be read.
+        """
+        return read_picture(self._path(index))
+
+    def picture_size(self, index: int) -> tuple[int, int]:
+        """Its own (height, width), from the header of its file.
+
+        Raises:
+            UserError: It cannot be read.
+        """
+        return picture_size(self._path(index))
+
+    def caption(self, index: int) -> str:
+        """The caption of one picture."""
+        caption: str = self.rows[index]["text"]
+        return caption
 
     def validate(self) -> None:
         """Check all rows: files, sizes and shapes, of masks by their headers alone.
@@ -159,6 +180,9 @@ class AnnotatedImages:
                     f"{first} has {size} px and {path} has {picture_size(path)} px; "
                     "set `resolution` to bring pictures to one size"
                 )
+
+    def _path(self, index: int) -> Path:
+        return self.folder / self.rows[index]["file_name"]
 
     def _instances(
         self, row: dict, path: Path, size: tuple[int, int]

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from unifl.errors import UserError
 
-_UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError)  # all of these come out of PIL
+# all of these come out of PIL
+_UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 def read_picture(source: Path | bytes, *, name: str | None = None) -> Image.Image:
@@ -26,12 +27,11 @@ def read_picture(source: Path | bytes, *, name: str | None = None) -> Image.Imag
     Raises:
         UserError: It cannot be decoded.
     """
-    shown = name or ("in memory" if isinstance(source, bytes) else str(source))
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+        with _opened(source) as picture:
             return picture.convert("RGB")
     except _UNREADABLE as error:
-        raise UserError(f"cannot read the image {shown}: {error}; replace or remove it") from error
+        raise _unreadable(source, name, error) from error
 
 
 def read_map(path: Path) -> Image.Image:
@@ -51,30 +51,38 @@ def read_map(path: Path) -> Image.Image:
     return found
 
 
-def picture_size(path: Path) -> tuple[int, int]:
+def picture_size(source: Path | bytes, *, name: str | None = None) -> tuple[int, int]:
     """(height, width) from the header alone.
+
+    Args:
+        source: A file, or the bytes of one.
+        name: What an error calls it; the path by default.
 
     Raises:
         UserError: It is missing or not a picture.
     """
     try:
-        with Image.open(path) as picture:
+        with _opened(source) as picture:
             return picture.height, picture.width
     except _UNREADABLE as error:
-        raise UserError(f"cannot read the image {path}: {error}; replace or remove it") from error
+        raise _unreadable(source, name, error) from error
 
 
-def check_picture(path: Path) -> tuple[int, int]:
+def check_picture(source: Path | bytes, *, name: str | None = None) -> tuple[int, int]:
     """Check that a file is a whole picture; returns (height, width).
 
     A PNG is checked by its checksums, which spares the decoding; other formats have none and are decoded, JPEG
     at an eighth of its size.
 
+    Args:
+        source: A file, or the bytes of one.
+        name: What an error calls it; the path by default.
+
     Raises:
         UserError: It is missing, not a picture, or damaged.
     """
     try:
-        with Image.open(path) as picture:
+        with _opened(source) as picture:
             width, height = picture.size
             if picture.format == "PNG":
                 picture.verify()
@@ -82,7 +90,7 @@ def check_picture(path: Path) -> tuple[int, int]:
                 picture.draft("RGB", (max(1, width // 8), max(1, height // 8)))
                 picture.load()
     except _UNREADABLE as error:
-        raise UserError(f"cannot read the image {path}: {error}; replace or remove it") from error
+        raise _unreadable(source, name, error) from error
     return height, width
 
 
@@ -119,3 +127,18 @@ def visible_instances(
     """Instances of which something is left: others lie outside what was cut out, or vanished in scaling."""
     seen = masks.flatten(1).any(1)
     return masks[seen], labels[seen]
+
+
+def _opened(source: Path | bytes) -> Image.Image:
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+def _unreadable(source: Path | bytes, name: str | None, error: Exception) -> UserError:
+    shown = name or ("in memory" if isinstance(source, bytes) else str(source))
+    # PIL's own words name the object in memory, by its address
+    why = (
+        "it is no picture"
+        if isinstance(error, UnidentifiedImageError) and isinstance(source, bytes)
+        else error
+    )
+    return UserError(f"cannot read the image {shown}: {why}; replace or remove it")

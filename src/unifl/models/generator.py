@@ -273,14 +273,32 @@ class Generator:
             images: In [0, 1].
             key: Draws from the posterior; None takes its mode.
         """
+        mean, std = self._posterior(images)
+        if key is not None:
+            mean = mean + std * key.normal("posterior", mean.shape[1:], device=mean.device)
+        vae = self.pipeline.vae
+        return (mean - _shift(vae)) * vae.config.scaling_factor
+
+    def posterior(
+        self, images: Float[Tensor, "b 3 height width"]
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+        """Mean and standard deviation of the scaled latents that `encode` draws, without gradient, in float32.
+
+        `encode(images, key=key)` is mean + std * noise, up to the rounding of the scaling.
+
+        Args:
+            images: In [0, 1].
+        """
+        mean, std = self._posterior(images)
+        vae = self.pipeline.vae
+        return (mean - _shift(vae)) * vae.config.scaling_factor, std * vae.config.scaling_factor
+
+    def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Before the scaling."""
         vae = self.pipeline.vae
         with torch.no_grad(), self._vae_autocast():
             posterior = vae.encode((images * 2 - 1).to(self.device, _dtype(vae))).latent_dist
-        latents = posterior.mean.float()
-        if key is not None:
-            noise = key.normal("posterior", latents.shape[1:], device=latents.device)
-            latents = latents + posterior.std.float() * noise
-        return (latents - _shift(vae)) * vae.config.scaling_factor
+        return posterior.mean.float(), posterior.std.float()
 
     def decode(
         self,
