@@ -43,7 +43,7 @@ def test_header_and_sampling_of_a_lora(tmp_path):
     assert {"text-to-image", "lora", "stable-diffusion-xl"} <= set(top["tags"])
     text = card.read_text()
     assert "# Sharp" in text and "By hand." in text
-    assert "| 4 | 1.5 | DDIM | trailing | 32 x 32 |" in text
+    assert "| 4 | 1.5 | DDIMScheduler | trailing | 32 x 32 |" in text
     assert 'StableDiffusionXLPipeline.from_pretrained("stabilityai/sdxl")' in text
 
 

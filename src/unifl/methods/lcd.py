@@ -19,7 +19,8 @@ without (both halves of the teacher, and the target), and one encode.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ from unifl.methods.base import MicroBatch, Source, StepOutput
 from unifl.methods.counting import Evaluations
 from unifl.methods.guiding import GuidingTerm
 from unifl.methods.lcd_config import LCDConfig
-from unifl.methods.pictures import Rows, check_pictures, need_source
+from unifl.methods.pictures import Rows, check_latents, need_source
 from unifl.models.conditioning import Conditioning, Prediction
 from unifl.models.generator import Generator
 from unifl.models.roles import STUDENT
@@ -68,7 +69,7 @@ class LCD:
     ) -> None:
         need_source(config.source, sources, wanted_by="lcd")
         if config.states == "data":
-            check_pictures(config.source, sources[config.source], generator.image_size)
+            check_latents(config.source, sources[config.source], generator)
         if generator.trains_text:
             raise UserError("lcd distils the denoiser alone; set model.train.text_encoder to false")
         if generator.num_train_timesteps % config.grid_steps:
@@ -99,6 +100,7 @@ class LCD:
         asked = _Asked(self.generator, self.config, rows.cond, key)
         with torch.no_grad():
             x_t = self._states(asked, rows)
+            asked.shape = x_t.shape[1:]
         student = asked.predict(STUDENT, x_t, asked.t)
         estimate = self._jump(student, asked.end)
         with torch.no_grad():
@@ -143,12 +145,15 @@ class LCD:
 
     def _states(self, asked: _Asked, rows: Rows) -> Float[Tensor, "b c h w"]:
         key, config, process = asked.key, self.config, self.generator.process
-        eps = key.normal("lcd/noise", self.generator.latent_shape, device=asked.t.device)
-        if config.states == "teacher":
+        x0 = None
+        if config.states != "teacher":
+            x0 = rows.drawn_latents(key) if config.states == "data" else self._own_pictures(asked)
+        shape = self.generator.latent_shape if x0 is None else x0.shape[1:]  # a bucket has its own
+        eps = key.normal("lcd/noise", shape, device=asked.t.device)
+        if x0 is None:
             start = torch.ones_like(asked.t)
             steps = type(config.solver)(substeps=config.rollout_steps)
             return solve(asked.teacher, eps, start, asked.t, process, steps)
-        x0 = rows.drawn_latents(key) if config.states == "data" else self._own_pictures(asked)
         return process.add_noise(x0, eps, asked.t)
 
     def _own_pictures(self, asked: _Asked) -> Float[Tensor, "b c h w"]:
@@ -201,10 +206,12 @@ class _Asked:
         t: Where the student is asked, (b,).
         s: Where its target is asked.
         end: Where both jump to.
+        shape: Of a latent.
     """
 
     def __init__(self, generator: Generator, config: LCDConfig, cond: Conditioning, key: Key) -> None:
         self.key = key
+        self.shape: Sequence[int] = generator.latent_shape
         self._generator, self._cond = generator, cond
         points, device = config.grid_steps, cond.embeds.device
         index = key.integers("lcd/index", 0, points)
@@ -217,7 +224,8 @@ class _Asked:
         self._told = self._guidance if generator.embeds_guidance() else 1.0
         self._negative = None
         if halves(config.guidance) == 2:
-            self._negative = generator.encode_negative(config.negative_prompt, len(key))
+            negative = generator.encode_negative(config.negative_prompt, len(key))
+            self._negative = replace(negative, time_ids=cond.time_ids)
 
     def teacher(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The guided teacher as a field."""
@@ -232,9 +240,7 @@ class _Asked:
 
     def noise(self, number: int) -> Tensor:
         """Of a stochastic solver's substep."""
-        return self.key.normal(
-            f"lcd/solver/{number}", self._generator.latent_shape, device=self._cond.embeds.device
-        )
+        return self.key.normal(f"lcd/solver/{number}", self.shape, device=self._cond.embeds.device)
 
 
 def _guidance(config: LCDConfig, key: Key, device: torch.device) -> Float[Tensor, " b"] | float:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from jaxtyping import Float
 from torch import Tensor
 
 from unifl.data import Batch, Sample, collate
+from unifl.data.encoded import EncodedBatch, EncodedSample
 from unifl.errors import UserError, nearest
 from unifl.methods.base import Source
+from unifl.models.autoencoder import DecodePrecision
 from unifl.models.conditioning import Conditioning
-from unifl.models.generator import DecodePrecision, Generator
+from unifl.models.generator import Generator
 from unifl.randomness import Key
 from unifl.sampling import Rollout, RolloutConfig, draw_guidance, image_rollout, prompt_rollout
 
@@ -23,19 +25,28 @@ class Rows:
 
     Args:
         generator: The model.
-        data: Prompts, samples, or a collated batch.
+        data: Prompts, samples, or a collated batch, of pictures or of encoded ones.
     """
 
-    def __init__(self, generator: Generator, data: Sequence[str] | Sequence[Sample] | Batch) -> None:
+    def __init__(
+        self, generator: Generator, data: Sequence[str] | Sequence[Sample] | Batch | EncodedBatch
+    ) -> None:
         self._generator = generator
-        if not isinstance(data, Batch) and len(data) and isinstance(data[0], Sample):
+        if not isinstance(data, Batch | EncodedBatch) and len(data) and isinstance(data[0], Sample):
             data = collate(data)  # type: ignore[arg-type]
+        together = isinstance(data, Batch | EncodedBatch)
+        self.prompts: list[str] = data.prompts if together else list(data)  # type: ignore[union-attr, arg-type]
         self._batch = data.to(generator.device) if isinstance(data, Batch) else None
-        self.prompts: list[str] = data.prompts if isinstance(data, Batch) else list(data)  # type: ignore[arg-type]
+        self._encoded = data.to(generator.device) if isinstance(data, EncodedBatch) else None
 
     @property
     def batch(self) -> Batch:
         """The annotated pictures."""
+        if self._encoded is not None:
+            raise UserError(
+                "a term that looks at real pictures was given encoded ones; name a source of pictures, or use the "
+                "cache with a method that reads latents alone"
+            )
         if self._batch is None:
             raise UserError(
                 "a term that starts from real pictures was given prompts alone; name another source"
@@ -44,16 +55,27 @@ class Rows:
 
     @cached_property
     def cond(self) -> Conditioning:
-        """Encoded prompts; with gradient where the text encoder trains."""
-        return self._generator.encode_prompts(self.prompts, grad=True)
+        """Encoded prompts; with gradient where the text encoder trains, and with the time ids of the rows."""
+        kept = None if self._encoded is None else self._encoded.cond
+        cond = kept or self._generator.encode_prompts(self.prompts, grad=True)
+        told = self._batch or self._encoded
+        if not self._generator.is_xl:
+            return Conditioning(cond.embeds)
+        if told is not None and told.time_ids is not None:
+            return replace(cond, time_ids=told.time_ids)
+        return replace(cond, time_ids=self._generator.time_ids(len(cond)))
 
     @cached_property
     def latents(self) -> Float[Tensor, "b c h w"]:
         """Latents of the pictures: the mode of the posterior, so that nothing but the rollout is random."""
+        if self._encoded is not None:
+            return self._encoded.mean
         return self._generator.encode(self.batch.images)
 
     def drawn_latents(self, key: Key) -> Float[Tensor, "b c h w"]:
         """Latents of the pictures, drawn from the posterior."""
+        if self._encoded is not None:
+            return self._encoded.draw(key)
         return self._generator.encode(self.batch.images, key=key)
 
     @cached_property
@@ -180,6 +202,31 @@ def need_source(name: str, sources: Mapping[str, Source], *, wanted_by: str) -> 
     need(name, list(sources), what="source", wanted_by=wanted_by)
     if len(sources[name]) == 0:
         raise UserError(f"the source {name!r} is empty")
+
+
+def check_latents(name: str, source: Source, generator: Generator) -> None:
+    """Refuse a source that gives no latents of the model: see `check_pictures`; encoded pictures will do too.
+
+    Pictures in buckets of several shapes, which know their own, need not have the size that the model draws.
+
+    Args:
+        name: What the source is called.
+        source: At least one row.
+        generator: The model.
+
+    Raises:
+        UserError: See above.
+    """
+    first = source[0]
+    if isinstance(first, EncodedSample):
+        channels = generator.latent_shape[0]
+        if first.mean.shape[0] != channels:
+            raise UserError(
+                f"latents of {name!r} have {first.mean.shape[0]} channels but the model's have {channels}; encode the "
+                "pictures with this model"
+            )
+    elif getattr(first, "time_ids", None) is None:
+        check_pictures(name, source, generator.image_size)
 
 
 def check_pictures(name: str, source: Source, size: tuple[int, int]) -> None:

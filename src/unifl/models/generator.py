@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import Parameter
-from torch.utils.checkpoint import checkpoint as recompute
 
 from unifl.errors import UserError
 from unifl.models import prompts as text
-from unifl.models.checkpointing import checkpointed_decoder, enable_checkpointing, role_aware_checkpoint
+from unifl.models.autoencoder import Autoencoder, DecodePrecision, dtype_of
+from unifl.models.checkpointing import enable_checkpointing, role_aware_checkpoint
 from unifl.models.conditioning import Conditioning, Prediction
 from unifl.models.guidance_embedding import guidance_embedding, guidance_width
 from unifl.models.roles import START_ROLES, STUDENT, Roles
@@ -23,7 +23,6 @@ from unifl.process import index_of_time, per_sample, to_eps, to_x0
 from unifl.randomness import Key
 
 MixedPrecision = Literal["no", "bf16", "fp16"]
-DecodePrecision = Literal["auto", "float32", "bfloat16"]
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -85,7 +84,10 @@ class Generator:
         for module in self.modules().values():
             module.eval()
         pipeline.vae.requires_grad_(False)
-        if self._vae_overflows and pipeline.vae.dtype == torch.float16:
+        self._autoencoder = Autoencoder(
+            pipeline.vae, autocast=self._autocast, is_float16=mixed_precision == "fp16"
+        )
+        if self._autoencoder.overflows and pipeline.vae.dtype == torch.float16:
             pipeline.vae.to(torch.float32)
 
     @property
@@ -212,7 +214,7 @@ class Generator:
     def _evaluate(
         self, role: str, x_t: Tensor, t: Tensor, cond: Conditioning, *, guidance: Tensor | None = None
     ) -> Tensor:
-        dtype = _dtype(self.pipeline.unet)
+        dtype = dtype_of(self.pipeline.unet)
         index = index_of_time(t.float(), self.num_train_timesteps)
         cond = cond.to(self.device, dtype)
         added = {"text_embeds": cond.pooled, "time_ids": cond.time_ids} if self.is_xl else None
@@ -239,30 +241,13 @@ class Generator:
 
     # --- pictures ----------------------------------------------------------------------------------------
 
-    @property
-    def _vae_overflows(self) -> bool:
-        """Whether the autoencoder overflows in float16; that of SDXL does, and says so in its config."""
-        return bool(self.pipeline.vae.config.get("force_upcast"))
-
-    def _vae_autocast(self, dtype: DecodePrecision = "auto") -> AbstractContextManager[Any]:
-        if dtype == "bfloat16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16, cache_enabled=False)
-        if dtype == "float32" or (self.mixed_precision == "fp16" and self._vae_overflows):
-            return torch.autocast(self.device.type, enabled=False)
-        return self._autocast()
-
     def check_decode(self, dtype: DecodePrecision) -> None:
         """Refuse a precision of `decode` that the weights of the autoencoder do not have.
 
         Raises:
             UserError: float32 asked of weights in half precision.
         """
-        weights = _dtype(self.pipeline.vae)
-        if dtype == "float32" and weights != torch.float32:
-            raise UserError(
-                f"decode.dtype is float32, but the autoencoder was loaded in {str(weights).removeprefix('torch.')}; "
-                "set model.dtype to float32, or decode.dtype to auto"
-            )
+        self._autoencoder.check_decode(dtype)
 
     def encode(
         self, images: Float[Tensor, "b 3 height width"], *, key: Key | None = None
@@ -273,11 +258,10 @@ class Generator:
             images: In [0, 1].
             key: Draws from the posterior; None takes its mode.
         """
-        mean, std = self._posterior(images)
+        mean, std = self._autoencoder.posterior(images, self.device)
         if key is not None:
             mean = mean + std * key.normal("posterior", mean.shape[1:], device=mean.device)
-        vae = self.pipeline.vae
-        return (mean - _shift(vae)) * vae.config.scaling_factor
+        return self._autoencoder.scaled(mean)
 
     def posterior(
         self, images: Float[Tensor, "b 3 height width"]
@@ -289,16 +273,8 @@ class Generator:
         Args:
             images: In [0, 1].
         """
-        mean, std = self._posterior(images)
-        vae = self.pipeline.vae
-        return (mean - _shift(vae)) * vae.config.scaling_factor, std * vae.config.scaling_factor
-
-    def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Before the scaling."""
-        vae = self.pipeline.vae
-        with torch.no_grad(), self._vae_autocast():
-            posterior = vae.encode((images * 2 - 1).to(self.device, _dtype(vae))).latent_dist
-        return posterior.mean.float(), posterior.std.float()
+        mean, std = self._autoencoder.posterior(images, self.device)
+        return self._autoencoder.scaled(mean), std * self._autoencoder.scale
 
     def decode(
         self,
@@ -327,29 +303,9 @@ class Generator:
         """
         self.check_decode(dtype)
         with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
-            parts = latents.split(1) if slicing else (latents,)
-            recomputing = checkpoint and torch.is_grad_enabled()
-            decoded = [
-                self._decode_part(part, dtype, recomputing=recomputing, alone=slicing) for part in parts
-            ]
-            return _StraightThroughClamp.apply(torch.cat(decoded) * 0.5 + 0.5)
-
-    def _decode_part(
-        self, latents: Tensor, dtype: DecodePrecision, *, recomputing: bool, alone: bool
-    ) -> Tensor:
-        def blockwise(part: Tensor) -> Tensor:
-            with checkpointed_decoder(self.pipeline.vae.decoder):
-                return self._decode_raw(part, dtype)
-
-        if not recomputing:
-            return self._decode_raw(latents, dtype)
-        return recompute(blockwise, latents, use_reentrant=False) if alone else blockwise(latents)
-
-    def _decode_raw(self, latents: Tensor, dtype: DecodePrecision) -> Tensor:
-        vae = self.pipeline.vae
-        with self._vae_autocast(dtype):
-            unscaled = latents / vae.config.scaling_factor + _shift(vae)
-            return vae.decode(unscaled.to(self.device, _dtype(vae)), return_dict=False)[0].float()
+            return self._autoencoder.decode(
+                latents, dtype, self.device, checkpoint=checkpoint, slicing=slicing
+            )
 
     # --- weights -----------------------------------------------------------------------------------------
 
@@ -379,22 +335,6 @@ class Generator:
                     enable_checkpointing(self.roles.module(name, role), function)
 
 
-class _StraightThroughClamp(torch.autograd.Function):
-    """Clamps to [0, 1] forward; backward is the identity."""
-
-    @staticmethod
-    def forward(ctx: Any, images: Tensor) -> Tensor:
-        return images.clamp(0, 1)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient
-
-
-def _shift(vae: Any) -> float:
-    return vae.config.get("shift_factor") or 0.0
-
-
 def _latent_shape(pipeline: Any, resolution: int | None) -> tuple[int, int, int]:
     config, factor = pipeline.unet.config, pipeline.vae_scale_factor
     channels = config.in_channels
@@ -411,8 +351,3 @@ def _latent_shape(pipeline: Any, resolution: int | None) -> tuple[int, int, int]
     if resolution <= 0 or resolution % multiple:
         raise UserError(f"resolution is {resolution}; this model needs a multiple of {multiple} pixels")
     return (channels, resolution // factor, resolution // factor)
-
-
-def _dtype(module: nn.Module) -> torch.dtype:
-    # the property of diffusers walks every module: a tenth of a small network's evaluation
-    return next(module.parameters()).dtype

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 from unifl.data.batch import Sample, collate
+from unifl.data.buckets import Ordered
+from unifl.data.encoded import EncodedSample, collate_encoded
 from unifl.errors import UserError
 from unifl.methods.base import Method, MicroBatch, Source
 from unifl.randomness import Key, row_order
@@ -91,6 +93,16 @@ def seed_stray_draws(key: Key, update: str) -> None:
 def _rows(sources: Mapping[str, Source], key: Key) -> dict[str, Any]:
     data: dict[str, Any] = {}
     for name, source in sources.items():
-        rows = [source[row_order(len(source), key.seed, f"rows/{name}", index)] for index in key.indices]
-        data[name] = collate(rows) if isinstance(rows[0], Sample) else rows
+        rows = [source[_row(source, key.seed, name, index)] for index in key.indices]
+        if isinstance(rows[0], Sample):
+            data[name] = collate(rows)
+        else:
+            data[name] = collate_encoded(rows) if isinstance(rows[0], EncodedSample) else rows
     return data
+
+
+def _row(source: Source, seed: int, name: str, index: int) -> int:
+    """Row of a global sample index: in an order of the source's own where it has one, else in shuffled epochs."""
+    if isinstance(source, Ordered):
+        return source.row(index)
+    return row_order(len(source), seed, f"rows/{name}", index)
