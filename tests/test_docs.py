@@ -88,6 +88,15 @@ def _picture(height, width):
     return content.getvalue()
 
 
+def test_the_code_on_the_page_about_proxies_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "proxies.py").write_text(_python_blocks(DOCS / "latent-proxy.md"))
+    runpy.run_path("proxies.py")
+    accuracy, *scores = capsys.readouterr().out.splitlines()
+    assert 0 <= float(accuracy) <= 1 and len(scores) == 2 and scores[1].startswith("tensor([-")
+    assert (tmp_path / "proxy" / "proxy.safetensors").exists()
+
+
 def test_every_page_is_in_the_navigation_and_exists():
     listed = set(re.findall(r"(\S+\.md)\s*$", (ROOT / "mkdocs.yml").read_text(), flags=re.M))
     assert listed == {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}

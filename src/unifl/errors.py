@@ -21,6 +21,14 @@ class TrainingStopped(RuntimeError):
     """
 
 
+class FeedbackFailed(TrainingStopped):
+    """A judge that gave no usable answer, however often it was asked: another process, a service, a function.
+
+    Where a training step raises it before anything has moved, the loop writes the state after the last complete step
+    before the error leaves.
+    """
+
+
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """The entry of `choices` that was most likely meant by `word`.
 

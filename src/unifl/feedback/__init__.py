@@ -7,6 +7,8 @@ from unifl.feedback.base import NetworkFeedback as NetworkFeedback
 from unifl.feedback.base import as_feedback as as_feedback
 from unifl.feedback.base import require_critic_gradient as require_critic_gradient
 from unifl.feedback.base import require_gradient as require_gradient
+from unifl.feedback.black_box import BlackBoxFeedback as BlackBoxFeedback
+from unifl.feedback.black_box import JpegSize as JpegSize
 from unifl.feedback.combine import clipped as clipped
 from unifl.feedback.combine import normalised as normalised
 from unifl.feedback.combine import weighted_sum as weighted_sum
@@ -19,6 +21,14 @@ from unifl.feedback.fit import FitResult as FitResult
 from unifl.feedback.fit import fit_reward as fit_reward
 from unifl.feedback.hinge import calibrate_level as calibrate_level
 from unifl.feedback.hinge import preferred_batches as preferred_batches
+from unifl.feedback.latent_proxy import LatentProxy as LatentProxy
+from unifl.feedback.latent_proxy import LatentProxyConfig as LatentProxyConfig
+from unifl.feedback.latent_proxy import make_proxy as make_proxy
+from unifl.feedback.latent_proxy_files import load_proxy as load_proxy
+from unifl.feedback.latent_proxy_files import save_proxy as save_proxy
+from unifl.feedback.latent_proxy_fit import ProxyFitConfig as ProxyFitConfig
+from unifl.feedback.latent_proxy_fit import ProxyFitResult as ProxyFitResult
+from unifl.feedback.latent_proxy_fit import pretrain_proxy as pretrain_proxy
 from unifl.feedback.open_critic import open_critic as open_critic
 from unifl.feedback.perception import DepthCritic as DepthCritic
 from unifl.feedback.perception import EdgeCritic as EdgeCritic

@@ -154,7 +154,10 @@ def as_feedback(
 
 
 # methods that get along without a gradient, named by the error of `require_gradient`
-GRADIENT_FREE = "preference optimisation and reinforcement learning (the likelihood methods), and search"
+GRADIENT_FREE = (
+    "a latent proxy that follows it, preference optimisation and reinforcement learning (the likelihood methods), "
+    "and search"
+)
 
 
 def require_gradient(

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from unifl.errors import UserError
 
-_BUCKETS = 512
-_MAX_WORDS = 32
+WORD_BUCKETS = 512
+MAX_WORDS = 32
 
 
 class _Block(nn.Module):
@@ -103,11 +103,11 @@ def _state(images: Tensor) -> tuple[int, bool, bool] | None:
 
 def word_buckets(prompts: Sequence[str]) -> Tensor:
     """Prompts as hashed words, `(b, 32)`; 0 pads, so that no vocabulary is needed."""
-    rows = torch.zeros(len(prompts), _MAX_WORDS, dtype=torch.long)
+    rows = torch.zeros(len(prompts), MAX_WORDS, dtype=torch.long)
     for b, prompt in enumerate(prompts):
-        for i, word in enumerate(re.findall(r"[a-z0-9]+", prompt.lower())[:_MAX_WORDS]):
+        for i, word in enumerate(re.findall(r"[a-z0-9]+", prompt.lower())[:MAX_WORDS]):
             digest = hashlib.blake2b(word.encode(), digest_size=8).digest()
-            rows[b, i] = 1 + int.from_bytes(digest) % (_BUCKETS - 1)
+            rows[b, i] = 1 + int.from_bytes(digest) % (WORD_BUCKETS - 1)
     return rows
 
 
@@ -121,8 +121,8 @@ class RewardNetwork(nn.Module):
         super().__init__()
         self.trunk = trunk or SharedTrunk()
         width = self.trunk.widths[-1]
-        self.words = nn.Embedding(_BUCKETS, text_width, padding_idx=0)
-        self.places = nn.Parameter(0.02 * torch.randn(_MAX_WORDS, text_width))
+        self.words = nn.Embedding(WORD_BUCKETS, text_width, padding_idx=0)
+        self.places = nn.Parameter(0.02 * torch.randn(MAX_WORDS, text_width))
         self.reader = nn.TransformerEncoderLayer(
             text_width, 4, 2 * text_width, dropout=0.0, batch_first=True, norm_first=True
         )

@@ -15,6 +15,9 @@ from unifl.losses.depth import scale_shift_invariant as scale_shift_invariant
 from unifl.losses.edges import edge_distance as edge_distance
 from unifl.losses.edges import edge_map as edge_map
 from unifl.losses.preference import bradley_terry as bradley_terry
+from unifl.losses.proxy import contrastive as contrastive
+from unifl.losses.proxy import pairwise_agreement as pairwise_agreement
+from unifl.losses.proxy import pairwise_fit as pairwise_fit
 from unifl.losses.queries import dense_query_loss as dense_query_loss
 from unifl.losses.queries import match_queries as match_queries
 from unifl.losses.queries import matched_query_loss as matched_query_loss

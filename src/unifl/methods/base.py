@@ -80,7 +80,11 @@ class Method(Protocol):
     roles: tuple[str, ...]
 
     def step(self, update: str, batch: MicroBatch) -> StepOutput:
-        """Losses of one update on one micro-batch; called with gradients on, once per micro-batch."""
+        """Losses of one update on one micro-batch; called with gradients on, once per micro-batch.
+
+        A feedback that may fail is asked in the first update, before running statistics change: the state after the
+        step before is then still whole, and the loop writes it when a `FeedbackFailed` comes.
+        """
         ...
 
     def evaluations(self, batch_size: int) -> dict[str, float]:

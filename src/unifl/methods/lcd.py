@@ -28,13 +28,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unifl.errors import UserError
-from unifl.feedback import Feedback
+from unifl.feedback import Feedback, LatentProxy
 from unifl.losses.consistency import pseudo_huber, squared
 from unifl.methods.base import MicroBatch, Source, StepOutput
 from unifl.methods.counting import Evaluations
 from unifl.methods.guiding import GuidingTerm
 from unifl.methods.lcd_config import LCDConfig
 from unifl.methods.pictures import Rows, check_latents, need_source
+from unifl.methods.proxy import ProxyTerm
 from unifl.models.conditioning import Conditioning, Prediction
 from unifl.models.generator import Generator
 from unifl.models.roles import STUDENT
@@ -52,6 +53,8 @@ class LCD:
         generator: The model.
         config: Settings.
         rewards: Rewards by name; those that `config.rewards` weighs are used.
+        proxy: The latent proxy of `config.proxy`.
+        expert: What that follows; None where it is frozen.
         sources: Data by name; `config.source` must be there.
 
     Raises:
@@ -65,6 +68,8 @@ class LCD:
         config: LCDConfig,
         *,
         rewards: Mapping[str, Feedback] | None = None,
+        proxy: LatentProxy | None = None,
+        expert: Feedback | None = None,
         sources: Mapping[str, Source],
     ) -> None:
         need_source(config.source, sources, wanted_by="lcd")
@@ -88,43 +93,62 @@ class LCD:
             self.guiding = GuidingTerm(
                 generator, config.rewards, rewards or {}, config.decode, wanted_by="lcd"
             )
-        self.updates: tuple[str, ...] = ("student",)
-        self.parameters: Mapping[str, list[nn.Parameter]] = {
-            "student": list(generator.trainable_parameters().values())
-        }
-        self.modules: Mapping[str, nn.Module] = {}
+        self.proxy: ProxyTerm | None = None
+        if config.proxy is not None:
+            if proxy is None:
+                raise UserError(
+                    "lcd.proxy is set, and no proxy was given; name its folder, or set lcd.proxy to null"
+                )
+            self.proxy = ProxyTerm(generator, proxy, expert, config.proxy, config.decode)
+        student = {"student": list(generator.trainable_parameters().values())}
+        self.parameters: Mapping[str, list[nn.Parameter]] = student | dict(
+            self.proxy.parameters if self.proxy else {}
+        )
+        self.updates: tuple[str, ...] = tuple(self.parameters)
+        self.modules: Mapping[str, nn.Module] = self.proxy.modules if self.proxy else {}
 
     def step(self, update: str, batch: MicroBatch) -> StepOutput:
-        """The loss of one micro-batch; `update` is "student"."""
-        rows, key = Rows(self.generator, batch.data[self.config.source]), batch.key
-        asked = _Asked(self.generator, self.config, rows.cond, key)
+        """The losses of one micro-batch for "student", then for "proxy" where one trains."""
+        if update == "proxy":
+            assert self.proxy is not None
+            return self.proxy.update(batch)
+        rows = Rows(self.generator, batch.data[self.config.source])
+        asked = _Asked(self.generator, self.config, rows.cond, batch.key)
         with torch.no_grad():
             x_t = self._states(asked, rows)
-            asked.shape = x_t.shape[1:]
         student = asked.predict(STUDENT, x_t, asked.t)
-        estimate = self._jump(student, asked.end)
         with torch.no_grad():
-            x_s = solve(
-                asked.teacher,
-                x_t,
-                asked.t,
-                asked.s,
-                self.generator.process,
-                self.config.solver,
-                noise=asked.noise,
-            )
-            role = "ema" if self.config.target == "ema" else STUDENT
-            target = self._jump(asked.predict(role, x_s, asked.s), asked.end)
-        distance = (
-            pseudo_huber(estimate, target, self.config.huber_c)
-            if self.config.loss == "huber"
-            else squared(estimate, target)
+            goal = self._goal(asked, x_t)
+            target = self._jump(goal, asked.end)
+        output = StepOutput(
+            losses={"distillation": self._distance(self._jump(student, asked.end), target).mean()}
         )
-        output = StepOutput(losses={"distillation": distance.mean()})
+        clean = self._clean(student)
         if self.guiding is not None:
-            clean = estimate if self.config.end == "zero" else self._clean(student)
             self.guiding.add(output, clean, rows.prompts, output.losses["distillation"])
+        if self.proxy is not None:
+            assert asked.real is not None
+            self.proxy.student(clean, rows.prompts, output)
+            self.proxy.keep(batch, clean, self._clean(goal), asked.real, rows.prompts)
         return output
+
+    def _goal(self, asked: _Asked, x_t: Float[Tensor, "b c h w"]) -> Prediction:
+        """What the target network predicts one solver step further on."""
+        x_s = solve(
+            asked.teacher,
+            x_t,
+            asked.t,
+            asked.s,
+            self.generator.process,
+            self.config.solver,
+            noise=lambda number: asked.noise(number, x_t.shape[1:]),
+        )
+        return asked.predict("ema" if self.config.target == "ema" else STUDENT, x_s, asked.s)
+
+    def _distance(self, estimate: Tensor, target: Tensor) -> Float[Tensor, " b"]:
+        if self.config.loss == "huber":
+            return pseudo_huber(estimate, target, self.config.huber_c)
+        return squared(estimate, target)
 
     # --- flow maps ------------------------------------------------------------------------------------------
 
@@ -148,6 +172,7 @@ class LCD:
         x0 = None
         if config.states != "teacher":
             x0 = rows.drawn_latents(key) if config.states == "data" else self._own_pictures(asked)
+            asked.real = x0 if config.states == "data" else None
         shape = self.generator.latent_shape if x0 is None else x0.shape[1:]  # a bucket has its own
         eps = key.normal("lcd/noise", shape, device=asked.t.device)
         if x0 is None:
@@ -188,6 +213,8 @@ class LCD:
             count.add("unet forward", config.rollout_steps)
         if self.guiding is not None:
             self.guiding.count(count)
+        if self.proxy is not None:
+            self.proxy.count(count)
         return count.per_step
 
     def state_dict(self) -> dict[str, Any]:
@@ -206,12 +233,12 @@ class _Asked:
         t: Where the student is asked, (b,).
         s: Where its target is asked.
         end: Where both jump to.
-        shape: Of a latent.
+        real: Latents of the pictures that states were made from, where they were.
     """
 
     def __init__(self, generator: Generator, config: LCDConfig, cond: Conditioning, key: Key) -> None:
         self.key = key
-        self.shape: Sequence[int] = generator.latent_shape
+        self.real: Float[Tensor, "b c h w"] | None = None
         self._generator, self._cond = generator, cond
         points, device = config.grid_steps, cond.embeds.device
         index = key.integers("lcd/index", 0, points)
@@ -238,9 +265,9 @@ class _Asked:
         """What the student or its average predicts."""
         return self._generator.denoise(role, x_t, t, self._cond, guidance=self._told)
 
-    def noise(self, number: int) -> Tensor:
+    def noise(self, number: int, shape: Sequence[int]) -> Tensor:
         """Of a stochastic solver's substep."""
-        return self.key.normal(f"lcd/solver/{number}", self.shape, device=self._cond.embeds.device)
+        return self.key.normal(f"lcd/solver/{number}", shape, device=self._cond.embeds.device)
 
 
 def _guidance(config: LCDConfig, key: Key, device: torch.device) -> Float[Tensor, " b"] | float:

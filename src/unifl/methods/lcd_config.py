@@ -8,6 +8,7 @@ from typing import Literal
 from unifl.errors import UserError
 from unifl.methods.guiding import GuidingConfig
 from unifl.methods.pictures import DecodeConfig
+from unifl.methods.proxy import ProxyConfig
 from unifl.process import Boundary, SolverConfig
 from unifl.sampling import FixedGuidance, NoGuidance, RangeGuidance
 
@@ -53,8 +54,10 @@ class LCDConfig:
     """Pictures with captions; prompts are enough where states are not those of data."""
     rewards: GuidingConfig | None = None
     """Rewards of the student's jump to t = 0 (RG-LCD); none when null."""
+    proxy: ProxyConfig | None = None
+    """A latent proxy that follows an expert, in place of the expert's own gradient; none when null."""
     decode: DecodeConfig = field(default_factory=DecodeConfig)
-    """Memory of the decoder, for rewards that read pixels."""
+    """Memory of the decoder, for rewards that read pixels, and for the expert."""
 
     def __post_init__(self) -> None:
         for name in ("grid_steps", "phases", "rollout_steps"):
@@ -73,6 +76,10 @@ class LCDConfig:
             )
         if not self.huber_c > 0:
             raise UserError(f"lcd.huber_c is {self.huber_c}; it must be above 0")
+        if self.proxy is not None and self.states != "data":
+            raise UserError(
+                f"lcd.states is {self.states}, but a proxy compares with real pictures; set it to data"
+            )
 
     @property
     def sampled_steps(self) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -22,7 +23,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from unifl import config as configs
-from unifl.errors import UserError
+from unifl.errors import FeedbackFailed, UserError
 from unifl.guard import training_active
 from unifl.methods.base import Method, MicroBatch
 from unifl.training.batches import Layout, check_sources, draw_micro_batches, seed_stray_draws
@@ -115,6 +116,8 @@ def train(
     Raises:
         UserError: Settings that make no sense, a missing or damaged checkpoint, no room on the disk.
         TrainingStopped: While iterating: a loss, a metric or a gradient is NaN or infinite.
+        FeedbackFailed: While iterating: a feedback gave no answer. Where that was before anything had moved in its
+            step, the state after the step before is written as a checkpoint first.
     """
     run_folder = Path(run_folder)
     accelerator = prepare_accelerator(accelerator, config, run_folder)
@@ -176,8 +179,12 @@ def _one_step(run: Run, layout: Layout) -> StepResult:
     started = time.perf_counter()
     batches = draw_micro_batches(state.method, layout, seed=config.seed, step=state.step)
     result = StepResult(step=state.step + 1)
+    moved = False
     for update in state.method.updates:
-        _one_update(run, update, batches, result)
+        try:
+            moved |= _one_update(run, update, batches, result)
+        except FeedbackFailed as error:
+            _stop_for_feedback(run, error, moved=moved)
     if config.ema_decay is not None:
         state.method.generator.roles.ema_update(ema_decay(result.step, config.ema_decay))
     state.step = result.step
@@ -185,16 +192,25 @@ def _one_step(run: Run, layout: Layout) -> StepResult:
     return result
 
 
-def _one_update(run: Run, update: str, batches: list[MicroBatch], result: StepResult) -> None:
-    """One optimiser's part of a step: gradients of the global batch, checks, clipping, the optimiser."""
+def _one_update(run: Run, update: str, batches: list[MicroBatch], result: StepResult) -> bool:
+    """One optimiser's part of a step: gradients of the global batch, checks, clipping, the optimiser.
+
+    Returns:
+        Whether the optimiser made a step.
+    """
     state, config = run.state, run.config
     parameters, optimizer = state.method.parameters[update], state.optimizers[update]
     optimizer.zero_grad(set_to_none=True)
     means = Means()
     term_gradients = TermGradients(parameters)
+    failure: FeedbackFailed | None = None
     for batch in batches:
         seed_stray_draws(batch.key, update)
-        output = state.method.step(update, batch)
+        try:
+            output = state.method.step(update, batch)
+        except FeedbackFailed as error:
+            failure = error
+            break
         means.add(output)
         if not output.losses:
             continue
@@ -204,6 +220,8 @@ def _one_update(run: Run, update: str, batches: list[MicroBatch], result: StepRe
         # only this update's parameters: a student's loss that passes through the discriminator leaves no
         # gradient there
         (torch.stack(list(output.losses.values())).sum() * weight).backward(inputs=parameters)
+    if any_process(failure is not None):  # the others would wait for this process's gradients
+        raise failure or FeedbackFailed("a feedback failed in another process")
     losses, metrics = means.gather()
     _add(result, update, losses, metrics, means.previews)
     last = run.last_checkpoint
@@ -211,7 +229,7 @@ def _one_update(run: Run, update: str, batches: list[MicroBatch], result: StepRe
     require_finite(metrics, kind=f"{update} metric", step=result.step, last=last)
     if not losses:  # not this update's turn; its learning rate follows the steps of the training all the same
         _next_rate(state.schedulers[update])
-        return
+        return False
     average_gradients(parameters)
     norm = _clip(parameters, config.optimizer(update).max_grad_norm)
     require_finite({update: norm}, kind="gradient of", step=result.step, last=last)
@@ -221,6 +239,23 @@ def _one_update(run: Run, update: str, batches: list[MicroBatch], result: StepRe
     optimizer.step()
     _next_rate(state.schedulers[update])
     optimizer.zero_grad(set_to_none=True)
+    return True
+
+
+def _stop_for_feedback(run: Run, error: FeedbackFailed, *, moved: bool) -> NoReturn:
+    """The end of a run whose feedback gave no answer: a checkpoint of the last complete step, where it still stands."""
+    done = run.state.step
+    if (
+        not moved
+        and done
+        and (run.last_checkpoint is None or run.last_checkpoint.name != f"checkpoint-{done}")
+    ):
+        run.write_checkpoint()
+    last = run.last_checkpoint
+    found = f"the last checkpoint is {last}" if last else "no step had been completed"
+    if moved:
+        found = f"its step was half made and is not saved, {found}"
+    raise FeedbackFailed(f"stopped at step {done + 1}: {error}; {found}") from error
 
 
 def _next_rate(scheduler: LRScheduler) -> None:

@@ -42,7 +42,7 @@ class ModelEncoder:
             tokenizer: Of that model.
             pool: From its output and the attention mask (b, l) to vectors (b, d).
         """
-        self._model, self._tokenizer, self._pool = model.eval(), tokenizer, pool
+        self.model, self.tokenizer, self._pool = model.eval(), tokenizer, pool
         positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
         self._length = min(tokenizer.model_max_length, positions)
         self.fingerprint = _fingerprint(model)
@@ -50,10 +50,10 @@ class ModelEncoder:
     @torch.no_grad()
     def __call__(self, texts: Sequence[str], /) -> Float[Tensor, "b d"]:
         """One float32 vector per text, on the CPU."""
-        tokens = self._tokenizer(
+        tokens = self.tokenizer(
             list(texts), padding=True, truncation=True, max_length=self._length, return_tensors="pt"
-        ).to(self._model.device)
-        output = self._model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
+        ).to(self.model.device)
+        output = self.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
         return self._pool(output, tokens.attention_mask).float().cpu()
 
 
