@@ -33,6 +33,13 @@ def counted(images, prompts):
     return (images > 0.5).float().mean((1, 2, 3))
 
 
+def checkered(images):
+    """Share of the contrast that is a chequered pattern of single pixels: noise of high frequency raises it."""
+    rows, shifted = images[..., ::2, :], images[..., 1::2, :]
+    board = (rows[..., ::2] - rows[..., 1::2] - shifted[..., ::2] + shifted[..., 1::2]) / 4
+    return 100 * board.square().mean((1, 2, 3)) / images.var((2, 3)).mean(1)
+
+
 def side(images, prompts):
     return images.mean((1, 2, 3)) * 0 + images.shape[-1]
 

@@ -110,6 +110,34 @@ def test_going_back_to_an_older_checkpoint_sets_the_newer_ones_aside(tmp_path, w
     assert again == run_folder_bytes(whole)
 
 
+def _run_that_ends(folder, last):
+    toy = Toy()
+    steps = train(
+        toy,
+        toy_config(**CONFIG),
+        folder,
+        save_model=save_toy(toy),
+        ends=lambda step: step == last,
+        resume_from_checkpoint="latest",
+    )
+    return list(steps)
+
+
+@pytest.mark.parametrize("last", [4, 6])  # where a checkpoint is due, and where none is
+def test_a_run_that_ends_early_leaves_what_a_complete_one_leaves(tmp_path, whole, last):
+    folder = tmp_path / "run"
+    results = _run_that_ends(folder, last)
+    assert [result.step for result in results] == list(range(1, last + 1))
+    assert results[-1].checkpoint == folder / f"checkpoint-{last}"
+    assert (folder / "model/net.pt").read_bytes() == (folder / f"checkpoint-{last}/model/net.pt").read_bytes()
+    before = run_folder_bytes(folder)
+    assert _run_that_ends(folder, last) == []
+    assert run_folder_bytes(folder) == before
+    _run_that_ends(folder, None)  # it may go on after all
+    again = {name: data for name, data in run_folder_bytes(folder).items() if "abandoned" not in name}
+    assert again == run_folder_bytes(whole)
+
+
 ENDS = {
     "extended": ({"max_train_steps": 14}, "latest"),
     "shortened": ({"max_train_steps": 8}, "checkpoint-8"),

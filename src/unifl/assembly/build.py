@@ -31,12 +31,14 @@ class Assembled:
         recipe: With hinge levels as numbers and the device settled.
         generator: The model.
         method: What trains it.
+        rewards: Rewards by name.
         feedback: Frozen networks by kind ("rewards", "critics").
     """
 
     recipe: Recipe
     generator: Generator
     method: Method
+    rewards: Mapping[str, Feedback]
     feedback: Mapping[str, list[nn.Module]]
 
 
@@ -69,7 +71,7 @@ def assemble(recipe: Recipe, *, device: str | torch.device | None = None) -> Ass
     if recipe.model.gradient_checkpointing:
         generator.enable_gradient_checkpointing()
     feedback = {"rewards": resolve.networks_of(rewards), "critics": resolve.networks_of(critics)}
-    return Assembled(recipe, generator, method, feedback)
+    return Assembled(recipe, generator, method, rewards, feedback)
 
 
 def _device(recipe: Recipe) -> str:

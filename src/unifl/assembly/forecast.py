@@ -103,7 +103,7 @@ def plan_recipe(
 
 def _without_files(raw: dict[str, Any]) -> Recipe:
     """The recipe with nothing to open: no data, no levels, and no critic that names a checkpoint."""
-    raw = {**raw, "data": dict.fromkeys(raw.get("data") or {}, "grey"), "validation": None}
+    raw = {**raw, "data": dict.fromkeys(raw.get("data") or {}, "grey"), "validation": None, "monitor": None}
     raw["critics"] = {name: _critic_entry(name, entry) for name, entry in (raw.get("critics") or {}).items()}
     terms = (raw.get("method") or {}).get("aesthetic")
     if isinstance(terms, dict) and not terms.get("levels") and isinstance(raw.get("levels"), str):

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unifl import config as configs
+from unifl.assembly.monitor_config import MonitorConfig
+from unifl.assembly.part import Part as Part
 from unifl.errors import UserError, nearest
 from unifl.feedback.perception_config import (
     DepthConfig,
@@ -61,20 +63,6 @@ class ModelConfig:
     """Of the weight files, such as "fp16"."""
     config: str | None = None
     """For a single file: a folder or hub name of its family, whose tokenizers and configs are read."""
-
-
-@dataclass(kw_only=True)
-class Part:
-    """Feedback or a critic of your own, with its arguments; a bare string is the same as `path` alone."""
-
-    path: str
-    """`package.module:name` of an object, a class or a function."""
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the class or, where there are any, of the function, which then has to return the feedback."""
-    needs_prompt: bool = True
-    """Whether a plain function is called with (images, prompts) or with the images alone."""
-    differentiable: bool = True
-    """Whether gradients pass through a plain function."""
 
 
 @dataclass(kw_only=True)
@@ -179,8 +167,14 @@ class Recipe:
     """How the result is sampled."""
     validation: ValidationConfig | None = None
     """Off when null."""
+    monitor: MonitorConfig | None = None
+    """Watches for over-optimisation, and may end the run; off when null."""
     save_pipeline: bool = False
     """After LoRA training, write the complete pipeline beside the LoRA, as `model/pipeline`."""
+
+    def __post_init__(self) -> None:
+        if self.monitor is not None:
+            self.monitor.check(self.rewards)
 
 
 def load_recipe(

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from unifl import config as configs
 from unifl.assembly.build import Assembled, assemble
+from unifl.assembly.looks import Looks
+from unifl.assembly.monitor import Monitor
 from unifl.assembly.recipe import Recipe
 from unifl.assembly.validation import Validation
 from unifl.errors import UserError
@@ -54,6 +56,8 @@ class RunResult:
         steps: Training steps that were made now; 0 when the run was complete already, or was not started.
         seconds: Wall-clock time of those steps, files included.
         last: The last of them.
+        stopped: Why the monitor ended the run before its last step; None if it did not (and on all processes but
+            the main one).
     """
 
     folder: Path
@@ -63,6 +67,7 @@ class RunResult:
     steps: int
     seconds: float
     last: StepResult | None
+    stopped: str | None = None
 
 
 def run_recipe(
@@ -99,13 +104,14 @@ def run_recipe(
     settings = configs.dump(built.recipe)
     resume = resume or _resume_choice(folder, settings)
     validation = Validation.of(built.recipe, built.generator, folder, role=_role(built.recipe))
+    monitor = Monitor.of(built, folder, role=_role(built.recipe))
     announced = None
-    if dry_run or not _is_complete(folder, built.recipe, resume):
+    if dry_run or not _is_complete(folder, built.recipe, resume, monitor):
         announced = plan(
             built.method,
             recipe.training,
             processes=accelerator.num_processes,
-            feedback=built.feedback,
+            feedback={**built.feedback, **({} if monitor is None else monitor.held_out())},
         )
         announced.show(console)
     if dry_run:
@@ -113,15 +119,16 @@ def run_recipe(
         return RunResult(folder, built.generator, built.recipe, announced, 0, 0.0, None)
     started = time.perf_counter()
     steps, last = 0, None
-    for last in _steps(built, folder, settings, resume, validation, accelerator, progress):
+    for last in _steps(built, folder, settings, resume, Looks(validation, monitor), accelerator, progress):
         steps += 1
         if steps == _TIMED_STEPS and last.remaining_seconds is not None:
             console.print(f"time: {readable_seconds(last.remaining_seconds)} left after step {last.step}")
         if on_step is not None:
             on_step(last)
     seconds = time.perf_counter() - started
-    _tell_end(console, folder, steps, seconds)
-    return RunResult(folder, built.generator, built.recipe, announced, steps, seconds, last)
+    stopped = None if monitor is None else monitor.stopped
+    _tell_end(console, folder, steps, seconds, stopped)
+    return RunResult(folder, built.generator, built.recipe, announced, steps, seconds, last, stopped)
 
 
 def _steps(
@@ -129,26 +136,29 @@ def _steps(
     folder: Path,
     settings: str,
     resume: str | None,
-    validation: Validation | None,
+    looks: Looks,
     accelerator: Accelerator,
     progress: bool,
 ) -> Iterator[StepResult]:
-    """The steps of the loop, with the judge's look before the first and after each that is due."""
+    """The steps of the loop, with a look before the first and after each that is due."""
+    if resume is not None and looks.monitor is not None and accelerator.is_main_process:
+        looks.monitor.prepare()
     results = train(
         built.method,
         built.recipe.training,
         folder,
         preview=_preview(built),
-        save_model=_saver(built),
+        save_model=_saver(built, looks.monitor),
         model_bytes=_model_bytes(built),
-        after_step=None if validation is None else lambda result: validation.after(result.step),
+        after_step=looks.after,
+        ends=None if looks.monitor is None else looks.monitor.ends,
         resume_from_checkpoint=resume,
         settings=settings,
         accelerator=accelerator,
         progress=progress,
     )
-    if validation is not None and accelerator.is_main_process:
-        validation.begin(max((step for step, _ in checkpoints(folder)), default=0))
+    if accelerator.is_main_process:
+        looks.begin(folder)
     return results
 
 
@@ -179,16 +189,17 @@ def _preview(built: Assembled) -> Callable[[list[str]], Tensor]:
     return preview
 
 
-def _saver(built: Assembled) -> Callable[[Path], None]:
+def _saver(built: Assembled, monitor: Monitor | None) -> Callable[[Path], None]:
     recipe, generator = built.recipe, built.generator
     how, role = recipe.sampling, _role(recipe)
     sampling = Sampling(how.num_steps, how.guidance, how.spacing, how.consistency)
-    title, summary = Path(recipe.output_dir).name, _summary(recipe)
+    title = Path(recipe.output_dir).name
 
     def save(folder: Path) -> None:
         save_pipeline(generator, folder, role=role, spacing=how.spacing, consistency=how.consistency)
 
     def save_model(folder: Path) -> None:
+        summary = _summary(recipe, None if monitor is None else monitor.stopped)
         if isinstance(recipe.model.train, LoraTraining):
             save_lora(generator, folder, role=role)
             model_card(folder, generator, kind="lora", sampling=sampling, title=title, summary=summary)
@@ -217,13 +228,14 @@ def _model_bytes(built: Assembled) -> int:
     return both_formats + (pipeline if built.recipe.save_pipeline else 0)
 
 
-def _summary(recipe: Recipe) -> str:
+def _summary(recipe: Recipe, stopped: str | None) -> str:
     training = recipe.training
     rows = training.train_batch_size * training.gradient_accumulation_steps
     text = configs.dump(replace(recipe, output_dir=Path(recipe.output_dir).name))
+    end = "" if stopped is None else f" The monitor ended the run early: {stopped}."
     return (
         f"Method `{recipe.method.kind}`, {training.max_train_steps} steps of {rows} rows per process, learning rate "
-        f"{training.learning_rate:g}.\n\n<details><summary>Recipe</summary>\n\n```yaml\n{text}```\n\n</details>"
+        f"{training.learning_rate:g}.{end}\n\n<details><summary>Recipe</summary>\n\n```yaml\n{text}```\n\n</details>"
     )
 
 
@@ -238,6 +250,8 @@ def _check_folder(folder: Path) -> None:
 def _resume_choice(folder: Path, settings: str) -> str | None:
     """Answer "latest" where the folder has checkpoints of the same settings, None where it has none.
 
+    A setting that is null and that the folder has not heard of, as it is newer, changes nothing.
+
     Raises:
         UserError: It has checkpoints of other settings.
     """
@@ -245,19 +259,19 @@ def _resume_choice(folder: Path, settings: str) -> str | None:
         return None
     path = folder / SETTINGS
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if before == settings:
-        return "latest"
     changed = _changes(before, settings)
+    if not changed:
+        return "latest"
     raise UserError(
         f"{folder} holds a run with other settings ({changed}); choose another output_dir, delete the folder, or go "
         "on with the new settings by --resume latest"
     )
 
 
-def _is_complete(folder: Path, recipe: Recipe, resume: str | None) -> bool:
+def _is_complete(folder: Path, recipe: Recipe, resume: str | None, monitor: Monitor | None) -> bool:
     newest = max((step for step, _ in checkpoints(folder)), default=0)
-    done = newest >= recipe.training.max_train_steps and (folder / MODEL).is_dir()
-    return resume == "latest" and done
+    over = newest >= recipe.training.max_train_steps or (monitor is not None and monitor.ends(newest))
+    return resume == "latest" and over and (folder / MODEL).is_dir()
 
 
 def _changes(before: str, after: str, limit: int = 4) -> str:
@@ -277,7 +291,9 @@ def _flat(value: object, prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def _tell_end(console: Console, folder: Path, steps: int, seconds: float) -> None:
+def _tell_end(console: Console, folder: Path, steps: int, seconds: float, stopped: str | None) -> None:
+    if stopped is not None:
+        console.print(f"ended by the monitor: {stopped}", highlight=False, markup=False, soft_wrap=True)
     if steps == 0:
         console.print(f"{folder} is complete already; nothing was left to train")
     else:

@@ -77,11 +77,9 @@ class Validation:
 
     def begin(self, step: int) -> None:
         """Judge the model as it is before training goes on from `step`, unless the log has that already."""
-        if step == 0:
-            self.path.unlink(missing_ok=True)  # of a run that ended before its first checkpoint
-            self._write(0)
-        elif self._due(step) and not self._recorded(step):
-            self._write(step)  # the process died between a checkpoint and its look
+        # of a later step than 0: the process died between a checkpoint and its look
+        if self._due(step) and not self._recorded(step):
+            self._write(step)
 
     def after(self, step: int) -> None:
         """Judge the model after a training step, if it is time."""

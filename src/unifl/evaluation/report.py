@@ -21,6 +21,8 @@ from PIL import Image
 from unifl.evaluation.audit import Curve, audit, curves
 from unifl.evaluation.plots import NUM_COLORS, Chart, audit_chart, line_chart
 from unifl.evaluation.report_inputs import Pictures, ReportInputs, natural, png_bytes, read_run_folder
+from unifl.evaluation.report_monitor import PREFIX as MONITOR
+from unifl.evaluation.report_monitor import monitor_panels
 from unifl.evaluation.report_tables import base_of, metric_rows, win_bars
 from unifl.metrics.result import Result
 
@@ -85,6 +87,7 @@ def render_report(inputs: ReportInputs, *, max_rows: int = 16) -> str:
         headline=[bar for bar in bars if bar.b.startswith("base") and bar.metric == "overall"][:4],
         pictures=_picture_rows(inputs.pictures, result, max_rows),
         audits=audits,
+        monitors=monitor_panels(inputs.logs),
         charts={name: found for name, found in charts.items() if found},
         previews=_previews(inputs),
         settings=inputs.settings,
@@ -161,11 +164,15 @@ def _audits(logs: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
 def _charts(rows: list[dict[str, Any]], *, audited: bool) -> list[Chart]:
     """One chart per prefix of the logged keys (``loss/``, ``reward/``, ...), in the order of first appearance.
 
-    Rewards and the validation judge are left out where the audit shows them.
+    Rewards and the validation judge are left out where the audit shows them, and the monitor has its own section.
     """
     groups: dict[str, list[Curve]] = {}
     for key, curve in curves(rows).items():
-        if len(curve.values) < 2 or (audited and key.startswith(("reward/", "validation/"))):
+        if (
+            len(curve.values) < 2
+            or key.startswith(MONITOR)
+            or (audited and key.startswith(("reward/", "validation/")))
+        ):
             continue
         group, _, name = key.rpartition("/")
         groups.setdefault(group or key, []).append(Curve(name, curve.steps, curve.values))

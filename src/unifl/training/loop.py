@@ -77,6 +77,9 @@ class StepResult:
 AfterStep = Callable[[StepResult], None]
 """Looks at the model after a step."""
 
+Ends = Callable[[int], bool]
+"""Whether a run ends with this step, before its last one."""
+
 
 def train(
     method: Method,
@@ -87,6 +90,7 @@ def train(
     save_model: SaveModel | None = None,
     model_bytes: int = 0,
     after_step: AfterStep | None = None,
+    ends: Ends | None = None,
     resume_from_checkpoint: str | Path | None = None,
     settings: str | None = None,
     accelerator: Accelerator | None = None,
@@ -105,6 +109,9 @@ def train(
         model_bytes: About how much `save_model` writes, so that the disk can be looked at before the first step.
         after_step: Called after every step, once its files are written, on the main process. Ctrl-C waits for its
             end as for that of the step; in the code that iterates it acts at once, without a checkpoint.
+        ends: Asked on the main process with the number of steps made: before the first step, and after each once
+            `after_step` has looked. True ends the run there as its last step would, with a checkpoint and the model.
+            The answer must be the same when a finished or interrupted run asks again.
         resume_from_checkpoint: "latest" (start anew when there is none), a checkpoint's path or name, or None.
         settings: The whole recipe as YAML, kept with the run; by default the two configs known here.
         accelerator: Made here when not given; mixed precision "no", as the generator does its own autocast.
@@ -139,13 +146,13 @@ def train(
         save_model=save_model,
         model_bytes=model_bytes,
     )
-    run.start(resume_from_checkpoint)
+    run.start(resume_from_checkpoint, ends)
     broadcast_tensors(state.tensors())
-    return _steps(run, preview, after_step, progress)
+    return _steps(run, preview, after_step, ends, progress)
 
 
 def _steps(
-    run: Run, preview: Preview | None, after_step: AfterStep | None, progress: bool
+    run: Run, preview: Preview | None, after_step: AfterStep | None, ends: Ends | None, progress: bool
 ) -> Iterator[StepResult]:
     state, config = run.state, run.config
     layout = Layout(
@@ -160,12 +167,16 @@ def _steps(
         bar = open_things.enter_context(run.open(progress=progress))
         if state.step == 0 and config.preview_steps:
             _show(run, preview, {}, 0)
-        while state.step < config.max_train_steps:
+        ended = _ended(run, ends)
+        while state.step < config.max_train_steps and not ended:
             with interrupts.deferred():
                 result = _one_step(run, layout)
                 _write_files(run, result, preview)
                 if after_step is not None and run.accelerator.is_main_process:
                     after_step(result)
+                ended = _ended(run, ends)
+                if ended and result.checkpoint is None:
+                    result.checkpoint = run.write_checkpoint()
                 if any_process(interrupts.requested is not None):
                     _write_at_interrupt(run, result, interrupts)
             bar.update(sum(result.losses.values()), result.remaining_seconds)
@@ -312,6 +323,11 @@ def _show(run: Run, preview: Preview | None, pictures: dict[str, Tensor], step: 
         run.save_pictures(step, pictures)
         run.clock.add_extra("preview", time.perf_counter() - started)
     run.accelerator.wait_for_everyone()
+
+
+def _ended(run: Run, ends: Ends | None) -> bool:
+    """The main process' answer, on all processes."""
+    return ends is not None and any_process(run.accelerator.is_main_process and ends(run.state.step))
 
 
 def _write_at_interrupt(run: Run, result: StepResult, interrupts: Interrupts) -> None:

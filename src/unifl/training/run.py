@@ -95,8 +95,14 @@ class Run:
         self._save_model, self._model_bytes = save_model, model_bytes
         self._lines: dict[str, StepLines] = {}
 
-    def start(self, resume_from_checkpoint: str | Path | None) -> None:
+    def start(
+        self, resume_from_checkpoint: str | Path | None, ends: Callable[[int], bool] | None = None
+    ) -> None:
         """Clean up, check the disk, choose a checkpoint and take over its state.
+
+        Args:
+            resume_from_checkpoint: See `train`.
+            ends: Whether the run is over although it has not made all its steps.
 
         Raises:
             UserError: See `train`.
@@ -108,7 +114,8 @@ class Run:
         if self.last_checkpoint is not None:
             self.state.read(self.last_checkpoint)
         if self.accelerator.is_main_process:
-            goes_on = self.state.step < self.config.max_train_steps
+            step = self.state.step
+            goes_on = step < self.config.max_train_steps and not (ends is not None and ends(step))
             remove_unfinished(self.folder)
             if goes_on:
                 require_free_space(self.folder, self._bytes_to_write())
