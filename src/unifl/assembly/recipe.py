@@ -22,7 +22,9 @@ from unifl.feedback.perception_config import (
     StyleConfig,
 )
 from unifl.methods.finetune import FineTuneConfig
+from unifl.methods.guided_distillation import GuidedDistillationConfig
 from unifl.methods.lcd_config import LCDConfig
+from unifl.methods.progressive import ProgressiveConfig
 from unifl.methods.refl import ReFLConfig
 from unifl.methods.unifl_config import UniFLConfig
 from unifl.models.load import FullTraining
@@ -153,8 +155,11 @@ class Recipe:
     """Folder of the run."""
     model: ModelConfig
     """What it starts from."""
-    method: UniFLConfig | ReFLConfig | FineTuneConfig | LCDConfig
-    """`kind: unifl`, `kind: refl`, `kind: finetune` or `kind: lcd`, with the settings of that method."""
+    method: (
+        UniFLConfig | ReFLConfig | FineTuneConfig | LCDConfig | GuidedDistillationConfig | ProgressiveConfig
+    )
+    """`kind: unifl`, `kind: refl`, `kind: finetune`, `kind: lcd`, `kind: guided_distillation` or `kind: progressive`,
+    with the settings of that method."""
     rewards: dict[str, str | Part] = field(default_factory=dict)
     """Rewards by the name that the method calls them: `world:rewards/color`, a folder, `package.module:name`."""
     levels: str | None = None
