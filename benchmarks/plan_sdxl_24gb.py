@@ -56,6 +56,9 @@ RECIPES = [
         "unifl_stage2_full",
         "refl_lora",
     )
+] + [
+    f"sd15_{rest}"
+    for rest in ("tcd_lora", "pcm_lora", "mlcm_lora", "scott_full", "guided_full", "progressive_full")
 ]
 
 

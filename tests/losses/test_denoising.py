@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unifl.losses.anchor import distance_to_start
-from unifl.losses.denoising import denoising_mse
+from unifl.losses.denoising import denoising_mse, truncated_snr
 from unifl.process.prediction import from_x0_eps
 
 KINDS = ("epsilon", "v_prediction", "sample", "flow")
@@ -38,6 +38,15 @@ def test_v_loss_is_the_weighted_x0_loss():
     raw = from_x0_eps(guess, implied_eps, alpha, sigma, "v_prediction")
     loss = denoising_mse(raw, x0, eps, alpha, sigma, "v_prediction")
     torch.testing.assert_close(loss, error.square().mean((1, 2, 3)) / sigma**2, rtol=1e-4, atol=1e-5)
+
+
+def test_the_truncated_snr_takes_the_larger_of_two_errors():
+    """At fixed x_t an error d in x0 is one of -alpha / sigma d in eps."""
+    alpha = torch.tensor([0.9, 0.5, 0.1])
+    sigma = (1 - alpha**2).sqrt()
+    in_x0, in_eps = torch.ones(3), (alpha / sigma).square()
+    torch.testing.assert_close(truncated_snr(alpha, sigma), torch.maximum(in_x0, in_eps))
+    assert truncated_snr(alpha, sigma).tolist()[1:] == [1.0, 1.0]
 
 
 def test_distance_to_start_is_a_mean_and_holds_the_reference_fixed():

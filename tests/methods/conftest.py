@@ -151,7 +151,11 @@ class Counted:
     def __init__(self, method):
         self.found = Counter()
         pipeline = method.generator.pipeline
-        self.handles = [pipeline.unet.register_forward_hook(self._hook("unet"))]
+        roles = method.generator.roles
+        unets = dict.fromkeys(
+            roles.module("unet", role) for role in roles.names
+        )  # full fine-tuning has copies
+        self.handles = [unet.register_forward_hook(self._hook("unet")) for unet in unets]
         self.handles.append(pipeline.text_encoder.register_forward_hook(self._hook("text")))
         for name, module in (("encode", pipeline.vae.encoder), ("decode", pipeline.vae.decoder)):
             self.handles.append(module.register_forward_hook(self._hook(f"vae {name}")))

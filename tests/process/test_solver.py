@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscr
 
 from unifl.process.prediction import to_eps, to_x0
 from unifl.process.process import DiscreteVP, Flow, zero_terminal_snr
-from unifl.process.solver import ddim_step, euler_step
+from unifl.process.solver import SolverConfig, ddim_step, euler_step, solve
 from unifl.process.timesteps import index_of_time, time_grid
 
 MEAN, STD, SHARE = (torch.tensor(v, dtype=torch.float64) for v in ([-1.0, 1.5], [0.5, 0.3], [0.3, 0.7]))
@@ -81,6 +81,28 @@ def test_solvers_converge_all_the_way_to_data(name):
     errors, orders = measured_orders(process_named(name), end=0.0)
     assert errors[-1] < 6e-3
     assert all(0.85 < order < 1.02 for order in orders)
+
+
+@pytest.mark.parametrize("name", ["vp", "vp zero snr", "flow"])
+@pytest.mark.parametrize(("order", "substeps"), [(1, (100, 200, 400)), (2, (20, 40, 80))])
+def test_the_order_of_solve_is_the_order_of_its_error(name, order, substeps):
+    process, x = process_named(name), torch.linspace(-2.2, 2.2, 31, dtype=torch.float64)
+    start, end = torch.ones_like(x), torch.full_like(x, 0.1)
+    one, last = ([float(weight[0]) for weight in process.weights(t)] for t in (start, end))
+    exact = exact_end(x, *one, tuple(last))
+
+    def field(x_t, t):
+        alpha, sigma = process.weights(t)
+        x0 = denoised(x_t, alpha, sigma)
+        return x0, (x_t - alpha * x0) / sigma
+
+    errors = []
+    for number in substeps:
+        found = solve(field, x, start, end, process, SolverConfig(substeps=number, order=order))
+        errors.append(float((found - exact).abs().mean()))
+    orders = [math.log2(a / b) for a, b in pairwise(errors)]
+    assert errors[-1] < 3e-3
+    assert all(order - 0.1 < found < order + 0.1 for found in orders), orders
 
 
 # Against diffusers. A fixed smooth function stands for the network; it sees the input and the timestep.

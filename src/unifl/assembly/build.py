@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +16,21 @@ from unifl.errors import UserError
 from unifl.feedback import Critic, Feedback
 from unifl.methods.base import Method, Source
 from unifl.methods.finetune import FineTune, FineTuneConfig
+from unifl.methods.guided_distillation import GuidedDistillation, GuidedDistillationConfig
 from unifl.methods.lcd import LCD
 from unifl.methods.lcd_config import LCDConfig
+from unifl.methods.progressive import Progressive, ProgressiveConfig
 from unifl.methods.refl import ReFL, ReFLConfig
 from unifl.methods.unifl import UniFL
+from unifl.methods.unifl_config import UniFLConfig
 from unifl.models import Generator, load_generator
+
+_OF_PICTURES: Mapping[type, Callable[..., Method]] = {
+    FineTuneConfig: FineTune,
+    GuidedDistillationConfig: GuidedDistillation,
+    ProgressiveConfig: Progressive,
+}
+"""Methods that take nothing but data, by their config."""
 
 
 @dataclass(frozen=True)
@@ -135,10 +145,11 @@ def make_method(
     """
     if isinstance(recipe.method, ReFLConfig):
         return ReFL(generator, recipe.method, rewards=rewards, sources=sources)
-    if isinstance(recipe.method, FineTuneConfig):
-        return FineTune(generator, recipe.method, sources=sources)
     if isinstance(recipe.method, LCDConfig):
         return LCD(generator, recipe.method, rewards=rewards, sources=sources)
+    if type(recipe.method) in _OF_PICTURES:
+        return _OF_PICTURES[type(recipe.method)](generator, recipe.method, sources=sources)
+    assert isinstance(recipe.method, UniFLConfig)
     return UniFL(
         generator,
         recipe.method,

@@ -176,6 +176,7 @@ class Monitor:
                 num_steps=how.num_steps,
                 guidance=how.guidance,
                 spacing=how.spacing,
+                consistency=how.consistency,
                 negative_prompt=how.negative_prompt,
                 role=role,
                 batch_size=config.batch_size,

@@ -24,7 +24,9 @@ from unifl.feedback.perception_config import (
     StyleConfig,
 )
 from unifl.methods.finetune import FineTuneConfig
+from unifl.methods.guided_distillation import GuidedDistillationConfig
 from unifl.methods.lcd_config import LCDConfig
+from unifl.methods.progressive import ProgressiveConfig
 from unifl.methods.refl import ReFLConfig
 from unifl.methods.unifl_config import UniFLConfig
 from unifl.models.load import FullTraining
@@ -32,7 +34,9 @@ from unifl.models.lora import LoraTraining
 from unifl.process import ConsistencySampler, Spacing
 from unifl.training.config import TrainingConfig
 
-MethodConfig = UniFLConfig | ReFLConfig | FineTuneConfig | LCDConfig
+MethodConfig = (
+    UniFLConfig | ReFLConfig | FineTuneConfig | LCDConfig | GuidedDistillationConfig | ProgressiveConfig
+)
 """Settings of a method, told apart by their `kind`."""
 
 OPEN = "???"
@@ -145,7 +149,8 @@ class Recipe:
     model: ModelConfig
     """What it starts from."""
     method: MethodConfig
-    """`kind: unifl`, `kind: refl`, `kind: finetune` or `kind: lcd`, with the settings of that method."""
+    """`kind: unifl`, `kind: refl`, `kind: finetune`, `kind: lcd`, `kind: guided_distillation` or `kind: progressive`,
+    with the settings of that method."""
     rewards: dict[str, str | Part] = field(default_factory=dict)
     """Rewards by the name that the method calls them: `world:rewards/color`, a folder, `package.module:name`."""
     levels: str | None = None

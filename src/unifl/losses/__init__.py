@@ -6,6 +6,7 @@ from unifl.losses.adversarial import generator_linear as generator_linear
 from unifl.losses.adversarial import generator_logsigmoid as generator_logsigmoid
 from unifl.losses.anchor import distance_to_start as distance_to_start
 from unifl.losses.denoising import denoising_mse as denoising_mse
+from unifl.losses.denoising import truncated_snr as truncated_snr
 from unifl.losses.dense import cross_entropy_map as cross_entropy_map
 from unifl.losses.dense import dice_loss as dice_loss
 from unifl.losses.dense import focal_loss as focal_loss

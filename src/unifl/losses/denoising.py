@@ -32,3 +32,18 @@ def denoising_mse(
     """
     error = at_least_float32(raw) - from_x0_eps(x0, eps, alpha, sigma, kind)
     return error.square().reshape(len(error), -1).mean(1)
+
+
+def truncated_snr(alpha: Float[Tensor, " b"], sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """Weight max(alpha^2 / sigma^2, 1) of a squared error of x0.
+
+    An error of x0 times the signal-to-noise ratio is the error of eps: the weighted error is the larger of the two.
+
+    Args:
+        alpha: weight of the data, one per sample.
+        sigma: weight of the noise, above 0.
+
+    Reference:
+        Salimans and Ho, arXiv 2202.00512, section 4.
+    """
+    return (alpha / sigma).square().clamp(min=1)

@@ -41,7 +41,7 @@ from unifl.models.generator import Generator
 from unifl.models.roles import STUDENT
 from unifl.process import ConsistencySampler, ddim_map, lcm_map, solve
 from unifl.randomness import Key
-from unifl.sampling import FixedGuidance, RangeGuidance, halves
+from unifl.sampling import draw_guidance_each, halves
 
 TEACHER = "teacher"
 
@@ -246,7 +246,7 @@ class _Asked:
         # the last interval ends at index 0, which still holds noise, as the solver of the published code does
         self.s = (index / points).to(device, torch.float32).clamp(min=1 / generator.num_train_timesteps)
         self.end = (_end(index, config, key) / points).to(device, torch.float32)
-        self._guidance = _guidance(config, key, device)
+        self._guidance = draw_guidance_each(config.guidance, key, "lcd/guidance", device=device)
         # a student that is not told the scale draws as if guided by the mean one (LCM-LoRA)
         self._told = self._guidance if generator.embeds_guidance() else 1.0
         self._negative = None
@@ -268,17 +268,6 @@ class _Asked:
     def noise(self, number: int, shape: Sequence[int]) -> Tensor:
         """Of a stochastic solver's substep."""
         return self.key.normal(f"lcd/solver/{number}", shape, device=self._cond.embeds.device)
-
-
-def _guidance(config: LCDConfig, key: Key, device: torch.device) -> Float[Tensor, " b"] | float:
-    """Scale of each sample; the plain number 1 where there is none."""
-    if halves(config.guidance) == 1:
-        return 1.0
-    if isinstance(config.guidance, RangeGuidance):
-        low, high = config.guidance.low, config.guidance.high
-        return (low + (high - low) * key.uniform("lcd/guidance")).to(device)
-    assert isinstance(config.guidance, FixedGuidance)
-    return torch.full((len(key),), float(config.guidance.scale), device=device)
 
 
 def _end(index: Tensor, config: LCDConfig, key: Key) -> Tensor:

@@ -3,6 +3,7 @@
 from unifl.process.consistency import ConsistencySampler as ConsistencySampler
 from unifl.process.flow_map import Boundary as Boundary
 from unifl.process.flow_map import ddim_map as ddim_map
+from unifl.process.flow_map import ddim_origin as ddim_origin
 from unifl.process.flow_map import lcm_map as lcm_map
 from unifl.process.flow_map import lcm_scalings as lcm_scalings
 from unifl.process.prediction import PredictionKind as PredictionKind

@@ -5,6 +5,7 @@ from unifl.sampling.guidance import Guidance as Guidance
 from unifl.sampling.guidance import NoGuidance as NoGuidance
 from unifl.sampling.guidance import RangeGuidance as RangeGuidance
 from unifl.sampling.guidance import draw_guidance as draw_guidance
+from unifl.sampling.guidance import draw_guidance_each as draw_guidance_each
 from unifl.sampling.guidance import halves as halves
 from unifl.sampling.rollout import Rollout as Rollout
 from unifl.sampling.rollout import RolloutConfig as RolloutConfig

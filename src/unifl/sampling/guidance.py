@@ -1,4 +1,4 @@
-"""Guidance inside training rollouts: none, a fixed scale, or a scale drawn anew at every step.
+"""Guidance in training: none, a fixed scale, or a scale drawn anew at every step or for every sample.
 
 One convention everywhere: u + w (c - u), so w = 1 is no guidance and costs one evaluation instead of two.
 """
@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from unifl.errors import UserError
 from unifl.randomness import Key
@@ -57,6 +61,25 @@ def draw_guidance(guidance: Guidance, key: Key, purpose: str) -> float:
     if isinstance(guidance, RangeGuidance):
         return guidance.low + (guidance.high - guidance.low) * key.shared_uniform(purpose)
     return 1.0
+
+
+def draw_guidance_each(
+    guidance: Guidance, key: Key, purpose: str, *, device: torch.device | None = None
+) -> Float[Tensor, " b"] | float:
+    """The scale w of each sample, for distillation; the plain number 1 where there is no guidance at all.
+
+    Args:
+        guidance: A range is drawn from for every sample.
+        key: Address of the draw.
+        purpose: Its name.
+        device: Where the scales are wanted.
+    """
+    if halves(guidance) == 1:
+        return 1.0
+    if isinstance(guidance, RangeGuidance):
+        return (guidance.low + (guidance.high - guidance.low) * key.uniform(purpose)).to(device)
+    assert isinstance(guidance, FixedGuidance)
+    return torch.full((len(key),), float(guidance.scale), device=device)
 
 
 def halves(guidance: Guidance) -> int:
