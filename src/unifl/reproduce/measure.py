@@ -25,6 +25,7 @@ from unifl.reproduce.prepare import recorded_baseline
 from unifl.reproduce.readings import Readings, of_feedback
 from unifl.reproduce.unknown import names_unknown
 from unifl.sampling import sample
+from unifl.world.annotated import SceneImages
 from unifl.world.scenes import sample_prompts
 
 METRICS = (
@@ -130,8 +131,13 @@ def measure(place: Workplace, training: Training, seed: int) -> Piece:
     trained = time.perf_counter()
     looks: dict[str, Scores] = {}
     for look in training.looks:
-        prompts = held_out_prompts(place.num_prompts, look.prompts)
-        images = _drawn(_opened(place, training, seed, look), prompts, training.first_seed + seed)
+        number = training.first_seed + seed
+        if look.real:
+            scenes = SceneImages.sample(place.num_prompts, seed=EVALUATION_SEED + number, held_out=True)
+            prompts, images = scenes.prompts, scenes.images
+        else:
+            prompts = held_out_prompts(place.num_prompts, look.prompts)
+            images = _drawn(_opened(place, training, seed, look), prompts, number)
         looks[look.name] = _judged(place, images, prompts)
         _keep_pictures(place, f"{training.name}-{look.name}", images, seed)
     piece = Piece(

@@ -36,6 +36,7 @@ class Look:
         checkpoint: Training step of the checkpoint; None is the end.
         prompts: "held_out", or those of them that name a concept which the critic of `unknown.py` never saw; "fresh"
             ones share none with either, for what is fixed after those were looked at.
+        real: Real pictures in place of drawn ones, for distances to them.
     """
 
     name: str = "end"
@@ -43,6 +44,7 @@ class Look:
     guidance: float | None = None
     checkpoint: int | None = None
     prompts: PromptSet = "held_out"
+    real: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +85,9 @@ class Training:
             "first_seed": 0,
         }  # fields that say nothing at their default, so that no piece grows old
         said = {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}
+        for look in said["looks"]:
+            if not look["real"]:
+                del look["real"]
         described = said | {
             "seed": seed,
             "number": prompts,

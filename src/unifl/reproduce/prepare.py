@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,11 @@ def recorded_baseline(folder: Path, num_steps: int) -> dict[str, Any]:
     return best
 
 
-def _baselines(folder: Path, runs: Path) -> None:
+def _baselines(folder: Path, runs: Path, *, steps: Sequence[int] = (1, 2, 8)) -> None:
     """The packaged record has 4 and 20 steps; the others are searched in the same way."""
     path = folder / "baselines.json"
     record = json.loads(path.read_text()) if path.is_file() else baselines()
-    missing = [number for number in (1, 2, 8) if str(number) not in record]
+    missing = [number for number in steps if str(number) not in record]
     if missing:
         generator, judge = load_generator(PIPELINE, roles=()), load_judge("validation")
         prompts = sample_prompts(BASELINE_PROMPTS, seed=BASELINE_SEED, held_out=False)
@@ -89,6 +90,7 @@ def _write(path: Path, record: object) -> None:
 
 PREPARATIONS: dict[str, Callable[[Path, Path], None]] = {
     "baselines": _baselines,
+    "baselines-50": partial(_baselines, steps=(1, 2, 8, 50)),
     "critic": _critic,
     "prompts": _prompts,
 }
