@@ -59,6 +59,12 @@ RECIPES = [
 ] + [
     f"sd15_{rest}"
     for rest in ("tcd_lora", "pcm_lora", "mlcm_lora", "scott_full", "guided_full", "progressive_full")
+] + [
+    "sd15_lcd_full",
+    "sd21_rg_lcd_full",
+    "sd21_rg_lcd_proxy_full",
+    "sdxl_lcd_lora",
+    "sdxl_rg_lcd_lora",
 ]
 
 

@@ -21,7 +21,7 @@ from unifl.errors import UserError
 from unifl.testing import tiny_folder
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
-OF_A_FAMILY = [path for path in RECIPES if path.stem.startswith(("sd15_", "sdxl_"))]
+OF_A_FAMILY = [path for path in RECIPES if path.stem.startswith(("sd15_", "sd21_", "sdxl_"))]
 _OF_THE_WORLD = [pytest.param(path, id=path.stem) for path in RECIPES if path not in OF_A_FAMILY]
 WORLD = Path(__file__).parents[2] / "src/unifl/world/assets/pipeline"
 NEEDS = {"structure": "masks", "layout": "semantic", "style": "image"}
@@ -78,13 +78,19 @@ def _toy_parts(path):
     return changes
 
 
+def _skip_without_8_bits(path):
+    if "adamw8bit" in path.read_text():
+        pytest.importorskip("bitsandbytes")
+
+
 def on_the_tiny_model(path, folder):
     """Overrides that put a tiny model and toys in place of what a recipe names, and change nothing else but sizes."""
     raw = configs.load(path, dict)
     changes = _toy_parts(path)
-    tiny = folder.parent / ("tiny_xl" if path.stem.startswith("sdxl_") else "tiny")
+    family = path.stem[:4] if path in OF_A_FAMILY else "sd15"
+    tiny = folder.parent / {"sd15": "tiny", "sd21": "tiny_21", "sdxl": "tiny_xl"}[family]
     if not tiny.exists():
-        tiny_folder("sdxl", tiny)
+        tiny_folder(family, tiny)
     changes += [f"output_dir={folder}", f"model.pretrained_model_name_or_path={tiny}", "validation=null"]
     changes += ["model.lora=null", "model.resolution=null"]
     if raw["model"]["train"]["kind"] == "lora":
@@ -98,9 +104,10 @@ def on_the_tiny_model(path, folder):
 
 
 @pytest.mark.parametrize(
-    "path", [*_OF_THE_WORLD, *_slow_but("sd15_unifl_stage1_lora", "sdxl_unifl_stage2_full")]
+    "path", [*_OF_THE_WORLD, *_slow_but("sd15_unifl_stage1_lora", "sdxl_unifl_stage2_full", "sd21_rg_lcd_full")]
 )
 def test_each_recipe_takes_a_step_on_the_tiny_model(path, workspace):
+    _skip_without_8_bits(path)
     recipe = load_recipe(path, on_the_tiny_model(path, workspace / "run"))
     result = run_recipe(recipe, progress=False)
     assert result.steps == 1
@@ -116,6 +123,7 @@ def test_each_recipe_takes_a_step_on_the_tiny_model(path, workspace):
 @pytest.mark.parametrize("path", _slow_but("sdxl_unifl_stage2_lora"))
 def test_each_recipe_of_a_family_is_planned_without_its_files(path, workspace):
     """Its critics and data stay as they are written: nothing of them is opened."""
+    _skip_without_8_bits(path)
     tiny = tiny_folder(path.stem[:4], workspace / "model")
     changes = [f"model.pretrained_model_name_or_path={tiny}", "model.resolution=32"]
     forecast = plan_recipe(path, changes)
