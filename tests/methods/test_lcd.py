@@ -189,6 +189,28 @@ def test_balanced_rewards_pull_alike_whatever_their_scale(make, micro, sources):
     torch.testing.assert_close(doubled - plain, 2 * (quiet - plain), rtol=1e-3, atol=1e-6)
 
 
+def test_a_level_ends_the_pull_of_a_reward(make, micro, sources):
+    def pull(level):
+        generator = make(full=True)
+        config = GuidingConfig(weights={"red": 1.0}, levels={} if level is None else {"red": level})
+        rewards = {"red": as_feedback(lambda images, prompts: images[:, 0].mean((1, 2)))}
+        method = LCD(
+            generator, LCDConfig(guidance=NoGuidance(), rewards=config), sources=sources, rewards=rewards
+        )
+        stirred(generator)
+        loss = method.step("student", micro()).losses["reward/red"]
+        return loss, torch.autograd.grad(loss, method.parameters["student"][0])[0]
+
+    free, pulled = pull(None)
+    loss, same = pull(50.0)  # far above every score: the gradient of -r
+    torch.testing.assert_close(same, pulled)
+    assert float(loss.detach()) == pytest.approx(50 + float(free.detach()), rel=1e-5)
+    loss, none = pull(-50.0)
+    assert float(loss.detach()) == 0 and not none.any()
+    with pytest.raises(UserError, match="names 'blue', which has no weight"):
+        GuidingConfig(weights={"red": 1.0}, levels={"blue": 1.0})
+
+
 def test_a_reward_of_latents_costs_no_decode(make, micro, sources, counted):
     class Small:
         name, space, differentiable, needs, range = "small", "latent", True, frozenset(), None
