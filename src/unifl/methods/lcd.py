@@ -120,10 +120,10 @@ class LCD:
         with torch.no_grad():
             goal = self._goal(asked, x_t)
             target = self._jump(goal, asked.end)
-        jumped = self._jump(student, asked.end)
-        # the very tensor that the distance reads, so that `balance: gradient_norm` finds a way from one to the other
-        clean = jumped if self.config.boundary == "lcm" else self._clean(student)
-        output = StepOutput(losses={"distillation": self._distance(jumped, target).mean()})
+        output = StepOutput(
+            losses={"distillation": self._distance(self._jump(student, asked.end), target).mean()}
+        )
+        clean = self._clean(student)
         if self.guiding is not None:
             self.guiding.add(output, clean, rows.prompts, output.losses["distillation"])
         if self.proxy is not None:

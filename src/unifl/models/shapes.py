@@ -78,8 +78,8 @@ def shaped_pipeline(source: str, *, dtype: torch.dtype = torch.float32) -> Any:
     """A pipeline of shapes.
 
     Args:
-        source: A family ("sd15", "sd21": Stable Diffusion 1.5, 2.1; "sdxl"), a hub name of `FAMILIES_BY_NAME`, or a diffusers folder
-            or another hub name, of which the configs are read and nothing else.
+        source: A family ("sd15", "sd21", "sdxl": Stable Diffusion 1.5, 2.1, XL), a hub name of `FAMILIES_BY_NAME`, or a
+            diffusers folder or another hub name, of which the configs are read and nothing else.
         dtype: That the weights would have.
 
     Raises:
