@@ -32,7 +32,8 @@ class GuidingConfig:
     """Weight of each reward by its name. It counts on the reward's own scale: published weights of 1 go with cosines,
     not with logits a hundred times as large."""
     balance: Literal["weights", "gradient_norm"] = "weights"
-    """gradient_norm scales each reward so that a weight of 1 pulls at the prediction as hard as the distillation."""
+    """gradient_norm scales each reward so that a weight of 1 pulls at the network's output as hard as the distillation
+    does."""
     levels: dict[str, float] = field(default_factory=dict)
     """Levels above which a reward gains nothing, by its name: -relu(level - r) in its place, as published code takes
     ImageReward with 2. Rewards without one have no bound."""
@@ -96,6 +97,8 @@ class GuidingTerm:
         output: StepOutput,
         prediction: Float[Tensor, "b c h w"],
         prompts: Sequence[str],
+        *,
+        raw: Float[Tensor, "b c h w"],
         loss: Float[Tensor, ""],
     ) -> None:
         """Add the losses and figures of one micro-batch.
@@ -104,8 +107,8 @@ class GuidingTerm:
             output: Gets them.
             prediction: The student's clean latents, scaled, with graph.
             prompts: b texts.
-            loss: The distillation's, a function of the prediction; its gradient there is the measure of
-                `balance: gradient_norm`.
+            raw: The network's output, from which both the prediction and the loss follow.
+            loss: The distillation's; its gradient at `raw` is the measure of `balance: gradient_norm`.
         """
         rows = min(self.config.batch_size or len(prompts), len(prompts))
         leaf = prediction[:rows].detach().requires_grad_()
@@ -114,7 +117,7 @@ class GuidingTerm:
             output.metrics[f"reward/{name}"] = found.detach().mean()
             score = self._bounded(name, found).mean()
             (pull,) = torch.autograd.grad(score, leaf, retain_graph=number < len(scores) - 1)
-            weight = self.config.weights[name] * self._balance(pull, prediction, loss)
+            weight = self.config.weights[name] * self._balance(pull, prediction[:rows], raw, loss)
             output.losses[f"reward/{name}"] = -weight * _carrying(score.detach(), pull, prediction[:rows])
 
     def _scores(self, latents: Tensor, prompts: list[str], output: StepOutput) -> dict[str, Tensor]:
@@ -136,11 +139,12 @@ class GuidingTerm:
         level = self.config.levels.get(name)
         return scores if level is None else -hinge(scores, level)
 
-    def _balance(self, pull: Tensor, prediction: Tensor, loss: Tensor) -> Tensor | float:
+    def _balance(self, pull: Tensor, prediction: Tensor, raw: Tensor, loss: Tensor) -> Tensor | float:
         if self.config.balance == "weights":
             return 1.0
-        (distilling,) = torch.autograd.grad(loss, prediction, retain_graph=True)
-        return distilling.norm() / pull.norm().clamp(min=1e-12)
+        (rewarding,) = torch.autograd.grad(prediction, raw, grad_outputs=pull, retain_graph=True)
+        (distilling,) = torch.autograd.grad(loss, raw, retain_graph=True)
+        return distilling.norm() / rewarding.norm().clamp(min=1e-12)
 
     def count(self, count: Evaluations) -> None:
         """Evaluations per training step."""
