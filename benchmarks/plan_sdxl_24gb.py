@@ -46,20 +46,30 @@ PAGE = {
 }
 """Rows of the page: recipe and overrides."""
 
-RECIPES = [
-    f"{family}_{rest}"
-    for family in ("sd15", "sdxl")
-    for rest in (
-        "unifl_stage1_lora",
-        "unifl_stage1_full",
-        "unifl_stage2_lora",
-        "unifl_stage2_full",
-        "refl_lora",
-    )
-] + [
-    f"sd15_{rest}"
-    for rest in ("tcd_lora", "pcm_lora", "mlcm_lora", "scott_full", "guided_full", "progressive_full")
-]
+RECIPES = (
+    [
+        f"{family}_{rest}"
+        for family in ("sd15", "sdxl")
+        for rest in (
+            "unifl_stage1_lora",
+            "unifl_stage1_full",
+            "unifl_stage2_lora",
+            "unifl_stage2_full",
+            "refl_lora",
+        )
+    ]
+    + [
+        f"sd15_{rest}"
+        for rest in ("tcd_lora", "pcm_lora", "mlcm_lora", "scott_full", "guided_full", "progressive_full")
+    ]
+    + [
+        "sd15_lcd_full",
+        "sd21_rg_lcd_full",
+        "sd21_rg_lcd_proxy_full",
+        "sdxl_lcd_lora",
+        "sdxl_rg_lcd_lora",
+    ]
+)
 
 
 class _Critic:

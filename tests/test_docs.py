@@ -82,6 +82,28 @@ def test_the_python_of_the_page_about_data_runs(tmp_path, monkeypatch, capsys):
     assert printed[2] == "(2, 4, 8, 8) ['number 0', 'number 1']"
 
 
+def test_the_python_of_the_page_about_distillation_runs(tmp_path, monkeypatch, capsys):
+    """On a tiny model, small pictures and for one step, otherwise as printed."""
+    code = _python_blocks(DOCS / "distillation.md")
+    for printed, used in (
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", str(tiny_folder("sd15", tmp_path / "model"))),
+        ("resolution=512", "resolution=32"),
+        ("max_train_steps=1000", "max_train_steps=1"),
+    ):
+        assert printed in code
+        code = code.replace(printed, used)
+    (tmp_path / "pictures").mkdir()
+    for number in range(2):
+        (tmp_path / "pictures" / f"{number}.png").write_bytes(_picture(32, 32))
+    rows = [f'{{"file_name": "{number}.png", "text": "a cat"}}\n' for number in range(2)]
+    (tmp_path / "pictures" / "metadata.jsonl").write_text("".join(rows))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "distillation.py").write_text(code)
+    found = runpy.run_path("distillation.py", run_name="distillation")
+    assert re.search(r"distillation.*reward/warmth", capsys.readouterr().out)
+    assert found["image"].size == (32, 32)
+
+
 def _picture(height, width):
     content = io.BytesIO()
     Image.new("RGB", (width, height), "red").save(content, "PNG")

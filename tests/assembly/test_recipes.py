@@ -18,10 +18,11 @@ from unifl.assembly.forecast import plan_recipe
 from unifl.assembly.recipe import Recipe, find_recipe, load_recipe, recipes_folder
 from unifl.assembly.run import run_recipe
 from unifl.errors import UserError
+from unifl.feedback import LatentProxyConfig, make_proxy, save_proxy
 from unifl.testing import tiny_folder
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
-OF_A_FAMILY = [path for path in RECIPES if path.stem.startswith(("sd15_", "sdxl_"))]
+OF_A_FAMILY = [path for path in RECIPES if path.stem.startswith(("sd15_", "sd21_", "sdxl_"))]
 _OF_THE_WORLD = [pytest.param(path, id=path.stem) for path in RECIPES if path not in OF_A_FAMILY]
 WORLD = Path(__file__).parents[2] / "src/unifl/world/assets/pipeline"
 NEEDS = {"structure": "masks", "layout": "semantic", "style": "image"}
@@ -73,18 +74,23 @@ def _toy_parts(path):
     changes += [
         f"data.{name}=assembly_toy:{'PROMPTS' if name == 'prompts' else 'SAMPLES'}" for name in raw["data"]
     ]
-    if "discriminator" in raw:
-        changes.append("discriminator=assembly_toy:RewardNet")
+    changes += [f"{name}=assembly_toy:RewardNet" for name in raw.keys() & {"discriminator", "expert"}]
     return changes
+
+
+def _skip_without_8_bits(path):
+    if "adamw8bit" in path.read_text():
+        pytest.importorskip("bitsandbytes")
 
 
 def on_the_tiny_model(path, folder):
     """Overrides that put a tiny model and toys in place of what a recipe names, and change nothing else but sizes."""
     raw = configs.load(path, dict)
     changes = _toy_parts(path)
-    tiny = folder.parent / ("tiny_xl" if path.stem.startswith("sdxl_") else "tiny")
+    family = path.stem[:4] if path in OF_A_FAMILY else "sd15"
+    tiny = folder.parent / {"sd15": "tiny", "sd21": "tiny_21", "sdxl": "tiny_xl"}[family]
     if not tiny.exists():
-        tiny_folder("sdxl", tiny)
+        tiny_folder(family, tiny)
     changes += [f"output_dir={folder}", f"model.pretrained_model_name_or_path={tiny}", "validation=null"]
     changes += ["model.lora=null", "model.resolution=null"]
     if raw["model"]["train"]["kind"] == "lora":
@@ -92,15 +98,23 @@ def on_the_tiny_model(path, folder):
     if "levels" in raw:
         (folder.parent / "levels.json").write_text('{"color": 1, "layout": 1, "lighting": 1, "detail": 1}')
         changes.append(f"levels={folder.parent / 'levels.json'}")
+    if "proxy" in raw:
+        shape = LatentProxyConfig(
+            size=8, patch=2, width=32, depth=3, heads=2, embedding=32, text="hashed", text_depth=5
+        )
+        save_proxy(make_proxy(shape), folder.parent / "proxy")
+        changes.append(f"proxy={folder.parent / 'proxy'}")
     training = {"max_train_steps": 1, "train_batch_size": 2, "gradient_accumulation_steps": 1}
     training["lr_warmup_steps"] = 0
     return changes + [f"training.{key}={value}" for key, value in training.items()]
 
 
 @pytest.mark.parametrize(
-    "path", [*_OF_THE_WORLD, *_slow_but("sd15_unifl_stage1_lora", "sdxl_unifl_stage2_full")]
+    "path",
+    [*_OF_THE_WORLD, *_slow_but("sd15_unifl_stage1_lora", "sdxl_unifl_stage2_full", "sd21_rg_lcd_full")],
 )
 def test_each_recipe_takes_a_step_on_the_tiny_model(path, workspace):
+    _skip_without_8_bits(path)
     recipe = load_recipe(path, on_the_tiny_model(path, workspace / "run"))
     result = run_recipe(recipe, progress=False)
     assert result.steps == 1
@@ -116,6 +130,7 @@ def test_each_recipe_takes_a_step_on_the_tiny_model(path, workspace):
 @pytest.mark.parametrize("path", _slow_but("sdxl_unifl_stage2_lora"))
 def test_each_recipe_of_a_family_is_planned_without_its_files(path, workspace):
     """Its critics and data stay as they are written: nothing of them is opened."""
+    _skip_without_8_bits(path)
     tiny = tiny_folder(path.stem[:4], workspace / "model")
     changes = [f"model.pretrained_model_name_or_path={tiny}", "model.resolution=32"]
     forecast = plan_recipe(path, changes)
@@ -128,6 +143,7 @@ def test_each_recipe_of_a_family_is_planned_without_its_files(path, workspace):
     if "rewards" in raw:
         assert memory["weights, rewards"] > 0
     assert {"denoiser", *raw.keys() & {"rewards"}} <= set(forecast.plan.activations)
+    assert any("the latent proxy" in line for line in forecast.left_out) == ("proxy" in raw)
     critics = raw.get("critics", {})
     assert all(any(f"the critic {name} (" in line for line in forecast.left_out) for name in critics)
 
@@ -141,6 +157,7 @@ def test_a_recipe_without_its_files_names_the_overrides(path, workspace):
         )
     assert ("levels=..." in str(error.value)) == ("levels" in raw)
     assert all(f"data.{name}=..." in str(error.value) for name in raw["data"])
+    assert all(f"{name}=..." in str(error.value) for name in raw.keys() & {"proxy", "expert"})
 
 
 def _plain_data(raw):

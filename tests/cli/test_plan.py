@@ -38,10 +38,10 @@ def test_the_plan_follows_overrides(workspace, unifl):
 
 
 WRONG = {
-    "family": (["--shapes", "flux"], r"no shapes are known for 'flux'; known are sd15, sdxl"),
+    "family": (["--shapes", "flux"], r"no shapes are known for 'flux'; known are sd15, sd21, sdxl"),
     "model": (
         ["model.pretrained_model_name_or_path=nobody/nothing"],
-        r"no configs of the model nobody/nothing can be had .*--shapes sd15\|sdxl",
+        r"no configs of the model nobody/nothing can be had .*--shapes sd15\|sd21\|sdxl",
     ),
     "resolution": (
         ["--shapes", "sd15", "model.resolution=500"],

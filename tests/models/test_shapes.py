@@ -13,6 +13,7 @@ from unifl.testing import FAMILIES, tiny_folder, tiny_pipeline
 # of the published checkpoints
 PUBLISHED = {
     "sd15": {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480},
+    "sd21": {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840},
     "sdxl": {
         "unet": 2_567_463_684,
         "vae": 83_653_863,
@@ -36,8 +37,9 @@ def test_a_family_has_the_parameters_of_its_checkpoint_and_takes_no_memory(famil
     assert _counts(pipeline) == PUBLISHED[family]
     assert all(p.is_meta and p.dtype == torch.bfloat16 for p in pipeline.unet.parameters())
     generator = make_generator(pipeline)
-    assert generator.image_size == {"sd15": (512, 512), "sdxl": (1024, 1024)}[family]
+    assert generator.image_size == {"sd15": (512, 512), "sd21": (768, 768), "sdxl": (1024, 1024)}[family]
     assert generator.is_xl == (family == "sdxl")
+    assert generator.kind == ("v_prediction" if family == "sd21" else "epsilon")
     assert generator.device.type == "cpu"
 
 
@@ -65,10 +67,10 @@ def test_a_folder_gives_its_configs_and_no_weights(family, tmp_path):
 def test_shapes_that_cannot_be_had(tmp_path):
     with pytest.raises(UserError, match=r"no shapes are known for 'sdx'; did you mean 'sdxl'\?"):
         require_shapes("sdx")
-    with pytest.raises(UserError, match=r"no shapes are known for 'flux'; known are sd15, sdxl"):
+    with pytest.raises(UserError, match=r"no shapes are known for 'flux'; known are sd15, sd21, sdxl"):
         require_shapes("flux")
     with pytest.raises(
-        UserError, match=r"no configs of the model someone/model can be had.*--shapes sd15\|sdxl"
+        UserError, match=r"no configs of the model someone/model can be had.*--shapes sd15\|sd21\|sdxl"
     ):
         shaped_pipeline("someone/model")
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))

@@ -72,7 +72,7 @@ def plan_recipe(
     if shapes is not None:
         require_shapes(shapes)
     left_out: list[str] = []
-    recipe = without_idle(_without_files(read_recipe(source, overrides)))
+    recipe = without_idle(_without_files(read_recipe(source, overrides), left_out))
     generator = _generator(recipe, shapes, left_out)
     height, width = generator.image_size
     rewards = {name: _reward(given, name) for name, given in recipe.rewards.items()}
@@ -101,15 +101,26 @@ def plan_recipe(
 # --- the recipe without what a plan does not read ----------------------------------------------------------
 
 
-def _without_files(raw: dict[str, Any]) -> Recipe:
-    """The recipe with nothing to open: no data, no levels, and no critic that names a checkpoint."""
+def _without_files(raw: dict[str, Any], left_out: list[str]) -> Recipe:
+    """The recipe with nothing to open: no data, levels or proxy, and no critic that names a checkpoint."""
     raw = {**raw, "data": dict.fromkeys(raw.get("data") or {}, "grey"), "validation": None, "monitor": None}
     raw["critics"] = {name: _critic_entry(name, entry) for name, entry in (raw.get("critics") or {}).items()}
+    if (raw.get("method") or {}).get("proxy") is not None:
+        left_out.append("the latent proxy and its expert, whose weights are not read")
+        raw = _without_proxy(raw)
     terms = (raw.get("method") or {}).get("aesthetic")
     if isinstance(terms, dict) and not terms.get("levels") and isinstance(raw.get("levels"), str):
         levels = dict.fromkeys(raw.get("rewards") or {}, 0.0)
         raw["method"] = {**raw["method"], "aesthetic": {**terms, "levels": levels}}
     return load_recipe(raw)
+
+
+def _without_proxy(raw: dict[str, Any]) -> dict[str, Any]:
+    training = dict(raw.get("training") or {})
+    given = training.get("optimizers") or {}
+    training["optimizers"] = {update: entry for update, entry in given.items() if update != "proxy"}
+    method = {**raw["method"], "proxy": None}
+    return {**raw, "method": method, "training": training, "proxy": None, "expert": None}
 
 
 def _critic_entry(name: str, entry: Any) -> Any:

