@@ -162,7 +162,7 @@ def test_a_reward_pulls_by_its_own_gradient(make, micro, sources):
     seen = []
     method._jump = lambda prediction, end, jump=method._jump: seen.append(jump(prediction, end)) or seen[-1]
     method.step("student", micro((0, 1, 2, 3)))
-    loss = -2 * generator.decode(seen[0], grad=True)[:, 0].mean()
+    loss = -2 * generator.decode(seen[-1], grad=True)[:, 0].mean()
     found = torch.autograd.grad(loss, method.parameters["student"])
     expected = torch.cat([part.flatten() for part in found])
     torch.testing.assert_close(pulled - plain, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
