@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from unifl.assembly import resolve
+from unifl.assembly import resolve, sources
 from unifl.assembly.build import assemble
-from unifl.assembly.recipe import CocoConfig, load_recipe
+from unifl.assembly.data_config import CocoConfig
+from unifl.assembly.recipe import load_recipe
 from unifl.assembly.run import run_recipe
 from unifl.config import dump
 from unifl.errors import UserError
@@ -195,7 +196,7 @@ def test_errors_say_which_critic_or_source(checkpoint, coco):
         resolve.critic(wrong, name="mine")
     missing = CocoConfig(images="nowhere", captions="none.json")
     with pytest.raises(UserError, match=r"data\.images: there is no folder nowhere of pictures"):
-        resolve.source(missing, name="images")
+        sources.source(missing, name="images")
     with pytest.raises(UserError, match="labels_of and categories both order the labels"):
         CocoConfig(images="a", captions="b", labels_of="c", categories=["d"])
 

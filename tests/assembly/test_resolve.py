@@ -7,7 +7,7 @@ import torch
 from assembly_toy import PROMPTS, Reader, RewardNet, refl_recipe, write_pictures
 from PIL import Image
 
-from unifl.assembly import resolve, world_names
+from unifl.assembly import resolve, sources, world_names
 from unifl.assembly.build import assemble
 from unifl.assembly.figures import Spec
 from unifl.assembly.locate import locate_model
@@ -89,13 +89,13 @@ def test_heads_of_another_trunk_are_not_mixed(tmp_path):
 
 
 def test_data_of_every_kind(workspace):
-    assert resolve.source("prompts.txt", name="prompts") == PROMPTS
-    assert resolve.source("assembly_toy:PROMPTS", name="prompts") == PROMPTS
-    assert resolve.source("pictures", name="images", resolution=16)[0].image.shape == (3, 16, 16)
+    assert sources.source("prompts.txt", name="prompts") == PROMPTS
+    assert sources.source("assembly_toy:PROMPTS", name="prompts") == PROMPTS
+    assert sources.source("pictures", name="images", resolution=16)[0].image.shape == (3, 16, 16)
     with pytest.raises(UserError, match=r"data\.images: assembly_toy:red has no length or no rows"):
-        resolve.source("assembly_toy:red", name="images")
+        sources.source("assembly_toy:red", name="images")
     with pytest.raises(UserError, match="Sample rows where prompts are needed"):
-        resolve.prompts_of(resolve.source("pictures", name="images"), "validation.prompts")
+        sources.prompts_of(sources.source("pictures", name="images"), "validation.prompts")
 
 
 def test_levels_are_those_of_pictures_as_the_model_draws_them(workspace):
@@ -115,7 +115,7 @@ def test_validation_prompts_of_the_world_are_apart_from_training_and_final_ones(
     from unifl.assembly.figures import held_out_prompts
     from unifl.world.scenes import parse
 
-    chosen = resolve.source("world:validation", name="validation")
+    chosen = sources.source("world:validation", name="validation")
     assert not any(parse(prompt).held_out for prompt in list(chosen)[:100])
     assert all(parse(prompt).held_out for prompt in held_out_prompts(100))
     assert held_out_prompts(5) == held_out_prompts(100)[:5]

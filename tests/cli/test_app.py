@@ -8,7 +8,19 @@ import pytest
 
 from unifl.cli import checks
 
-COMMANDS = ("train", "plan", "generate", "evaluate", "compare", "report", "demo", "doctor", "push", "bench")
+COMMANDS = (
+    "train",
+    "plan",
+    "generate",
+    "evaluate",
+    "compare",
+    "report",
+    "demo",
+    "doctor",
+    "push",
+    "bench",
+    "proxy",
+)
 
 
 def test_the_command_line_answers_without_heavy_imports():

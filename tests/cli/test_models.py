@@ -177,3 +177,29 @@ def test_wrong_use_is_one_clear_line(workspace, unifl, case):
     assert result.exit_code == 2, result.output
     assert message in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_a_proxy_is_pretrained_from_the_command_line(workspace, unifl):
+    """Pictures are encoded once; what is written can be named in a recipe."""
+    from unifl.feedback import load_proxy
+
+    asked = (
+        "--text",
+        "hashed",
+        "--steps",
+        "2",
+        "--batch-size",
+        "2",
+        "--held-out",
+        "2",
+        "--width",
+        "16",
+        "--depth",
+        "1",
+    )
+    done = unifl("proxy", "tiny", "plain", "runs/proxy", *asked)
+    assert done.exit_code == 0, done.output
+    assert "of pairs found" in done.output and (workspace / "runs" / "proxy-cache" / "manifest.json").exists()
+    assert load_proxy("runs/proxy").config.channels == 4
+    again = unifl("proxy", "tiny", "plain", "runs/proxy", *asked)
+    assert again.exit_code == 2 and "runs/proxy is not empty; name another folder" in again.output

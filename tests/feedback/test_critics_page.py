@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from unifl.assembly.recipe import CocoConfig, load_recipe
+from unifl.assembly.data_config import CocoConfig
+from unifl.assembly.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "critics.md"

@@ -129,14 +129,18 @@ def test_it_learns_the_jump_of_the_teacher(make, micro, sources):
 # --- rewards of the prediction ------------------------------------------------------------------------------
 
 
-def gradient_with(make, micro, sources, weights, *, balance="weights", batch_size=None, rewards=None):
+def gradient_with(
+    make, micro, sources, weights, *, balance="weights", batch_size=None, rewards=None, **settings
+):
     generator = make(full=True)
     rewards = rewards or {
         "red": as_feedback(lambda images, prompts: images[:, 0].mean((1, 2))),
         "loud": as_feedback(lambda images, prompts: 100 * images[:, 0].mean((1, 2))),
     }
     config = LCDConfig(
-        guidance=NoGuidance(), rewards=GuidingConfig(weights=weights, balance=balance, batch_size=batch_size)
+        guidance=NoGuidance(),
+        rewards=GuidingConfig(weights=weights, balance=balance, batch_size=batch_size),
+        **settings,
     )
     method = LCD(generator, config, sources=sources, rewards=rewards)
     stirred(generator)
@@ -179,14 +183,41 @@ def test_a_sub_batch_is_decoded_and_the_rest_only_distilled(make, micro, sources
     assert {shape[0] for shape in shapes[1:]} == {3}  # the first was the trial of the gradient
 
 
-def test_balanced_rewards_pull_alike_whatever_their_scale(make, micro, sources):
+@pytest.mark.parametrize("settings", [{}, {"boundary": "ddim", "end": "uniform"}], ids=["lcd", "tcd"])
+def test_balanced_rewards_pull_alike_whatever_their_scale(make, micro, sources, settings):
     """Two rewards of one direction, one a hundred times the other, move the student by the same amount."""
-    _, plain = gradient_with(make, micro, sources, {})
-    _, quiet = gradient_with(make, micro, sources, {"red": 1.0}, balance="gradient_norm")
-    _, loud = gradient_with(make, micro, sources, {"loud": 1.0}, balance="gradient_norm")
+
+    def gradient(weights, balance="gradient_norm"):
+        return gradient_with(make, micro, sources, weights, balance=balance, **settings)[1]
+
+    plain = gradient({})
+    quiet, loud = gradient({"red": 1.0}), gradient({"loud": 1.0})
     torch.testing.assert_close(quiet, loud, rtol=1e-3, atol=1e-6)
-    _, doubled = gradient_with(make, micro, sources, {"red": 2.0}, balance="gradient_norm")
-    torch.testing.assert_close(doubled - plain, 2 * (quiet - plain), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(gradient({"red": 2.0}) - plain, 2 * (quiet - plain), rtol=1e-3, atol=1e-6)
+    by_hand = gradient({"red": 1.0}, balance="weights")
+    assert not torch.allclose(by_hand, quiet, rtol=0.1)
+
+
+def test_a_level_ends_the_pull_of_a_reward(make, micro, sources):
+    def pull(level):
+        generator = make(full=True)
+        config = GuidingConfig(weights={"red": 1.0}, levels={} if level is None else {"red": level})
+        rewards = {"red": as_feedback(lambda images, prompts: images[:, 0].mean((1, 2)))}
+        method = LCD(
+            generator, LCDConfig(guidance=NoGuidance(), rewards=config), sources=sources, rewards=rewards
+        )
+        stirred(generator)
+        loss = method.step("student", micro()).losses["reward/red"]
+        return loss, torch.autograd.grad(loss, method.parameters["student"][0])[0]
+
+    free, pulled = pull(None)
+    loss, same = pull(50.0)  # far above every score: the gradient of -r
+    torch.testing.assert_close(same, pulled)
+    assert float(loss.detach()) == pytest.approx(50 + float(free.detach()), rel=1e-5)
+    loss, none = pull(-50.0)
+    assert float(loss.detach()) == 0 and not none.any()
+    with pytest.raises(UserError, match="names 'blue', which has no weight"):
+        GuidingConfig(weights={"red": 1.0}, levels={"blue": 1.0})
 
 
 def test_a_reward_of_latents_costs_no_decode(make, micro, sources, counted):

@@ -5,7 +5,15 @@ import pytest
 from unifl import config
 from unifl.errors import UserError
 from unifl.randomness import Key
-from unifl.sampling import FixedGuidance, NoGuidance, RangeGuidance, RolloutConfig, draw_guidance, halves
+from unifl.sampling import (
+    FixedGuidance,
+    NoGuidance,
+    RangeGuidance,
+    RolloutConfig,
+    draw_guidance,
+    draw_guidance_each,
+    halves,
+)
 
 
 def test_draws():
@@ -18,6 +26,17 @@ def test_draws():
     assert draw_guidance(RangeGuidance(), Key(0, 3, (7,)), "g") == draw_guidance(
         RangeGuidance(), keys[3], "g"
     )
+
+
+def test_draws_for_each_sample():
+    key = Key(0, 3, tuple(range(400)))
+    scales = draw_guidance_each(RangeGuidance(low=2.0, high=6.0), key, "w")
+    assert 2 <= float(scales.min()) < 2.1 and 5.9 < float(scales.max()) < 6
+    part = draw_guidance_each(RangeGuidance(low=2.0, high=6.0), Key(0, 3, (7, 9)), "w")
+    assert part.tolist() == [float(scales[7]), float(scales[9])]
+    assert draw_guidance_each(FixedGuidance(scale=3.0), Key(0, 0, (0, 1)), "w").tolist() == [3.0, 3.0]
+    for none in (NoGuidance(), FixedGuidance(scale=1.0), RangeGuidance(low=1.0, high=1.0)):
+        assert draw_guidance_each(none, key, "w") == 1.0  # a plain number: one half is enough
 
 
 def test_halves():

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from unifl.assembly import levels, resolve
+from unifl.assembly import levels, resolve, sources
 from unifl.assembly.locate import locate_lora, locate_model
 from unifl.assembly.recipe import Recipe, require_complete, without_idle
-from unifl.data import AnnotatedImages, CocoImages
 from unifl.errors import UserError
-from unifl.feedback import Critic, Feedback
+from unifl.feedback import Critic, Feedback, LatentProxy, load_proxy
 from unifl.methods.base import Method, Source
 from unifl.methods.finetune import FineTune, FineTuneConfig
 from unifl.methods.guided_distillation import GuidedDistillation, GuidedDistillationConfig
@@ -65,19 +64,30 @@ def assemble(recipe: Recipe, *, device: str | torch.device | None = None) -> Ass
     recipe = without_idle(recipe)
     require_complete(recipe)
     place = torch.device(device if device is not None else _device(recipe))
-    sources = {name: resolve.source(given, name=name) for name, given in recipe.data.items()}
+    data = {name: sources.source(given, name=name) for name, given in recipe.data.items()}
     rewards = resolve.rewards(recipe.rewards, device=place)
     critics = {name: resolve.critic(given, name=name, device=place) for name, given in recipe.critics.items()}
     discriminator = None
     if recipe.discriminator is not None:
         discriminator = resolve.feedback(recipe.discriminator, name="discriminator", device=place)
+    follows = _follows(recipe, place)
     if recipe.levels is not None:
         levels.require_levels(recipe.levels)
     generator = _generator(recipe, place)
     # rewards see the pictures of pairs at the size at which they will see the model's
     recipe = levels.with_levels(recipe, rewards, device=place, resolution=_side(generator))
-    sources = {name: _fitted(source, generator) for name, source in sources.items()}
-    method = make_method(recipe, generator, rewards, critics, sources, discriminator)
+    data = {
+        name: sources.prepared(
+            source,
+            recipe.data[name],
+            generator,
+            name=name,
+            seed=recipe.training.seed,
+            batch_size=recipe.training.train_batch_size,
+        )
+        for name, source in data.items()
+    }
+    method = make_method(recipe, generator, rewards, critics, data, discriminator, *follows)
     if recipe.model.gradient_checkpointing:
         generator.enable_gradient_checkpointing()
     feedback = {"rewards": resolve.networks_of(rewards), "critics": resolve.networks_of(critics)}
@@ -88,6 +98,24 @@ def _device(recipe: Recipe) -> str:
     if recipe.model.device != "auto":
         return recipe.model.device
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _follows(recipe: Recipe, device: torch.device) -> tuple[LatentProxy | None, Feedback | None]:
+    """The latent proxy and its expert.
+
+    Raises:
+        UserError: One that no method reads, or that is not there.
+    """
+    wanted = isinstance(recipe.method, LCDConfig) and recipe.method.proxy is not None
+    if not wanted and (recipe.proxy or recipe.expert):
+        raise UserError(
+            "the recipe names a proxy or its expert, and method.proxy is not set; set it, or name neither"
+        )
+    proxy = None if recipe.proxy is None else load_proxy(recipe.proxy, device=device)
+    expert = None
+    if recipe.expert is not None:
+        expert = resolve.feedback(recipe.expert, name="expert", device=device)
+    return proxy, expert
 
 
 def _generator(recipe: Recipe, device: torch.device) -> Generator:
@@ -114,16 +142,6 @@ def _generator(recipe: Recipe, device: torch.device) -> Generator:
     )
 
 
-def _fitted(source: Source, generator: Generator) -> Source:
-    """Files of pictures give pictures of the model's size; nothing is scaled for one that is not square."""
-    if isinstance(source, AnnotatedImages | CocoImages):
-        side = _side(generator)
-        if side is not None:
-            return source.at(side)
-        source.require_one_size()
-    return source
-
-
 def _side(generator: Generator) -> int | None:
     """Pixels along each side of what the model draws; None where that is no square."""
     height, width = generator.image_size
@@ -137,6 +155,8 @@ def make_method(
     critics: Mapping[str, Critic],
     sources: Mapping[str, Source],
     discriminator: Feedback | None,
+    proxy: LatentProxy | None = None,
+    expert: Feedback | None = None,
 ) -> Method:
     """The method of a recipe around objects.
 
@@ -146,7 +166,7 @@ def make_method(
     if isinstance(recipe.method, ReFLConfig):
         return ReFL(generator, recipe.method, rewards=rewards, sources=sources)
     if isinstance(recipe.method, LCDConfig):
-        return LCD(generator, recipe.method, rewards=rewards, sources=sources)
+        return LCD(generator, recipe.method, rewards=rewards, proxy=proxy, expert=expert, sources=sources)
     if type(recipe.method) in _OF_PICTURES:
         return _OF_PICTURES[type(recipe.method)](generator, recipe.method, sources=sources)
     assert isinstance(recipe.method, UniFLConfig)

@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from unifl import config as configs
-from unifl.assembly import resolve
+from unifl.assembly import resolve, sources
 from unifl.assembly.build import Assembled
 from unifl.assembly.monitor_config import MonitorConfig
 from unifl.assembly.recipe import SamplingConfig
@@ -85,12 +85,12 @@ class Monitor:
         recipe, config = built.recipe, built.recipe.monitor
         if config is None:
             return None
-        source = resolve.source(config.prompts, name="monitor")
+        source = sources.source(config.prompts, name="monitor")
         model = recipe.model
         return cls(
             config=config,
             generator=built.generator,
-            prompts=resolve.prompts_of(source, "monitor.prompts")[: config.num_prompts],
+            prompts=sources.prompts_of(source, "monitor.prompts")[: config.num_prompts],
             rewards=_rewards(built, config),
             last_step=recipe.training.max_train_steps,
             sampling=recipe.sampling,

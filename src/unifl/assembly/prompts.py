@@ -19,7 +19,7 @@ import torch
 from matplotlib.figure import Figure
 
 from unifl.assembly import world_names
-from unifl.assembly.resolve import is_dotted, make_object
+from unifl.assembly.objects import is_dotted, make_object
 from unifl.data import load_prompts
 from unifl.data.selection import (
     Parser,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unifl import config as configs
+from unifl.assembly.data_config import DataConfig
 from unifl.assembly.monitor_config import MonitorConfig
 from unifl.assembly.part import Part as Part
 from unifl.errors import UserError, nearest
@@ -67,29 +68,6 @@ class ModelConfig:
     """Of the weight files, such as "fp16"."""
     config: str | None = None
     """For a single file: a folder or hub name of its family, whose tokenizers and configs are read."""
-
-
-@dataclass(kw_only=True)
-class CocoConfig:
-    """Pictures as COCO publishes them, see `unifl.data.coco`; one row per caption."""
-
-    kind: Literal["coco"] = "coco"
-    images: str
-    """Folder of pictures, such as train2017."""
-    captions: str
-    """captions_*.json."""
-    instances: str | None = None
-    """instances_*.json; needs pycocotools."""
-    stuff: str | None = None
-    """Folder of COCO-Stuff's class maps (stuffthingmaps)."""
-    labels_of: str | None = None
-    """A checkpoint whose labels (`id2label`) give the order of categories; null is the order of the file."""
-    categories: list[str] | None = None
-    """That order by name."""
-
-    def __post_init__(self) -> None:
-        if self.labels_of is not None and self.categories is not None:
-            raise UserError("labels_of and categories both order the labels; give one of them")
 
 
 @dataclass(kw_only=True)
@@ -163,9 +141,13 @@ class Recipe:
     edges, style) with a checkpoint and its settings."""
     discriminator: str | Part | None = None
     """The reward that the discriminator starts from."""
-    data: dict[str, str | CocoConfig] = field(default_factory=dict)
-    """Sources by name: `world:prompts`, `world:scenes`, a file of prompts, a folder of annotated pictures, or
-    `kind: coco` with COCO's files."""
+    proxy: str | None = None
+    """The latent proxy that `method.proxy` trains: a folder that `save_proxy` wrote."""
+    expert: str | Part | None = None
+    """The reward that it follows, with or without a gradient."""
+    data: dict[str, DataConfig] = field(default_factory=dict)
+    """Sources by name: `world:prompts`, `world:scenes`, a file of prompts, a folder of annotated pictures, `kind: coco`
+    with COCO's files, or `kind: pictures` with captions in any form, in buckets, encoded once."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Steps, batch size, optimisers, checkpoints."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

@@ -1,19 +1,15 @@
-"""Names in recipes become objects.
+"""Names of feedback and judges in recipes become objects; `sources` does so for data.
 
     world:...              what the package ships, see `world_names`
     package.module:name    an object, a class or a function of your own (the working folder is searched too)
-    path                   a file of prompts, a folder of annotated pictures, a folder of reward weights
+    path                   a folder of reward weights
 
 Everything is loaded when a run is put together, and not before.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import sys
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +17,15 @@ import torch
 from torch import nn
 
 from unifl.assembly import world_names
-from unifl.assembly.recipe import CocoConfig, Part
-from unifl.data import AnnotatedImages, CocoImages, load_prompts
-from unifl.errors import UserError, nearest
+from unifl.assembly.objects import is_dotted, made, make_object
+from unifl.assembly.part import Part
+from unifl.errors import UserError
 from unifl.evaluation.judge import Judge
 from unifl.feedback import Critic, CriticConfig, Feedback, NetworkFeedback, as_feedback, open_critic
 from unifl.feedback.combine import Affine, WeightedSum
 from unifl.feedback.networks import TRUNK_FILE, RewardNetwork, SharedTrunk, load_head, load_trunk
-from unifl.feedback.pretrained import label_names
-from unifl.methods.base import Source
 
 WORLD = world_names.PREFIX
-_DOTTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 # --- feedback and judges ---------------------------------------------------------------------------------
@@ -72,7 +65,7 @@ def feedback(
         found: Feedback = world_names.part(part.path, "rewards")
     elif is_dotted(part.path):
         found = as_feedback(
-            _made(part), name=name, needs_prompt=part.needs_prompt, differentiable=part.differentiable
+            made(part), name=name, needs_prompt=part.needs_prompt, differentiable=part.differentiable
         )
     else:
         found = _reward_of_folder(Path(part.path).expanduser(), name, {} if trunks is None else trunks)
@@ -102,7 +95,7 @@ def critic(given: str | Part | CriticConfig, *, name: str, device: torch.device 
     if part.path.startswith(WORLD):
         found = world_names.part(part.path, "critics")
     elif is_dotted(part.path):
-        found = _made(part)
+        found = made(part)
     else:
         raise UserError(
             f"critics.{name} is {part.path!r}; write world:critics/<name>, package.module:name, or "
@@ -138,113 +131,7 @@ def judge(name: str, *, gold: Callable[[], Judge] | None = None) -> Judge:
     return found
 
 
-# --- data ------------------------------------------------------------------------------------------------
-
-
-def source(given: str | CocoConfig, *, name: str, resolution: int | None = None) -> Source:
-    """Data: `world:prompts|scenes|curated|validation`, a file of prompts, a folder of pictures, a dotted path, COCO.
-
-    Folders are checked row by row here, so that a bad file shows before anything long starts.
-
-    Args:
-        given: See above.
-        name: What the recipe calls it.
-        resolution: Pixels that pictures are brought to.
-
-    Raises:
-        UserError: Nothing of that name, an empty file, an unreadable picture, a mask of the wrong size.
-    """
-    if isinstance(given, CocoConfig):
-        return _coco(given, name, resolution)
-    if given.startswith(WORLD):
-        return world_names.source(given)
-    if is_dotted(given):
-        found = make_object(given)
-        if not isinstance(found, Source):
-            raise UserError(f"data.{name}: {given} has no length or no rows; return a list or a data set")
-        return found
-    path = Path(given).expanduser()
-    if path.is_dir():
-        pictures = AnnotatedImages(path, resolution=resolution)
-        pictures.validate()
-        return pictures
-    if not path.exists() and not path.suffix:
-        raise UserError(f"data.{name}: there is no file or folder {given}; check the path")
-    return load_prompts(path)
-
-
-def _coco(given: CocoConfig, name: str, resolution: int | None) -> CocoImages:
-    try:
-        names = given.categories if given.labels_of is None else label_names(given.labels_of)
-        pictures = CocoImages(
-            given.images,
-            given.captions,
-            instances=given.instances,
-            stuff=given.stuff,
-            categories=names,
-            resolution=resolution,
-        )
-        pictures.validate()
-    except UserError as error:
-        raise UserError(f"data.{name}: {error}") from error
-    return pictures
-
-
-def prompts_of(found: Source, name: str) -> list[str]:
-    """The first column of a source, for drawing: its prompts.
-
-    Raises:
-        UserError: Rows that are no prompts.
-    """
-    rows = [found[row] for row in range(len(found))]
-    if not all(isinstance(row, str) for row in rows):
-        raise UserError(
-            f"{name} holds {type(rows[0]).__name__} rows where prompts are needed; name a file of prompts"
-        )
-    return rows
-
-
-# --- your own --------------------------------------------------------------------------------------------
-
-
-def is_dotted(name: str) -> bool:
-    """Whether a name is written as a dotted path, package.module:name."""
-    return _DOTTED.fullmatch(name) is not None
-
-
-def make_object(path: str) -> Any:
-    """The object behind a dotted path; a class is called without arguments.
-
-    Raises:
-        UserError: It cannot be imported.
-    """
-    return _made(Part(path=path))
-
-
-def _made(part: Part) -> Any:
-    """The object behind a dotted path; classes, and functions with arguments, are called."""
-    module_name, _, attribute = part.path.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(
-            0, os.getcwd()
-        )  # a console script does not search the working folder, `python -m` does
-    try:
-        module = import_module(module_name)
-    except ImportError as error:
-        raise UserError(
-            f"cannot import {module_name!r} for {part.path!r}: {error}; check the name"
-        ) from error
-    if attribute not in vars(module):
-        guess = nearest(attribute, vars(module))
-        hint = f"; did you mean {guess!r}?" if guess else ""
-        raise UserError(f"{module_name} has no {attribute!r}{hint}")
-    found = getattr(module, attribute)
-    if not isinstance(found, type) and not part.kwargs:
-        return found
-    try:
-        return found(**part.kwargs)
-    except TypeError as error:
-        raise UserError(f"{part.path} cannot be called with {part.kwargs}: {error}") from error
+# --- files and networks ---------------------------------------------------------------------------------
 
 
 def _reward_of_folder(path: Path, name: str, trunks: dict[Path, SharedTrunk]) -> Feedback:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from unifl.assembly import resolve
+from unifl.assembly import resolve, sources
 from unifl.assembly.recipe import Recipe, SamplingConfig
 from unifl.evaluation import Judge, read_metrics, score_images
 from unifl.models import Generator
@@ -62,8 +62,8 @@ class Validation:
         wanted = recipe.validation
         if wanted is None:
             return None
-        source = resolve.source(wanted.prompts, name="validation")
-        prompts = resolve.prompts_of(source, "validation.prompts")[: wanted.num_prompts]
+        source = sources.source(wanted.prompts, name="validation")
+        prompts = sources.prompts_of(source, "validation.prompts")[: wanted.num_prompts]
         return cls(
             generator=generator,
             judge=resolve.judge(wanted.judge),

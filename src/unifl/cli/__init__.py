@@ -15,6 +15,7 @@ from unifl.cli.evaluate import CompareCommand, compare, evaluate
 from unifl.cli.generate import generate
 from unifl.cli.plan import plan
 from unifl.cli.prompts import prompts
+from unifl.cli.proxy import proxy
 from unifl.cli.publish import push
 from unifl.cli.report import report
 from unifl.cli.reproduce import reproduce
@@ -65,6 +66,7 @@ app.command(cls=CompareCommand)(compare)
 app.command()(report)
 app.add_typer(prompts, name="prompts")
 app.add_typer(world, name="world")
+app.command()(proxy)
 app.command()(demo)
 app.command()(doctor)
 app.command()(push)

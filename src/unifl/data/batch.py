@@ -68,6 +68,10 @@ class Batch:
             time_ids=None if self.time_ids is None else self.time_ids.to(device),
         )
 
+    def with_prompts(self, prompts: list[str]) -> Batch:
+        """The same pictures with other captions."""
+        return replace(self, prompts=prompts)
+
     def with_instances(self, masks: list[Tensor], labels: list[Tensor]) -> Batch:
         """The same pictures with other instances."""
         return replace(self, masks=masks, labels=labels)

@@ -8,11 +8,10 @@ width, how much was cut off at the top and at the left, and the height and width
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -270,48 +269,3 @@ class BucketOrder:
             batches.append(by_bucket[start : start + full].reshape(-1, self._batch_size))
         joined = torch.cat(batches)
         return joined[permutation(len(joined), self._seed, f"{self._purpose}/batches", epoch)].flatten()
-
-
-@runtime_checkable
-class Ordered(Protocol):
-    """A source that says itself which row a sample of a run reads."""
-
-    def row(self, index: int, /) -> int:
-        """The row of global sample `index`, counted from the start of the run."""
-        ...
-
-
-class InBucketOrder:
-    """A source whose rows come in batches of one bucket; rows whose bucket fills no batch are told of by a warning.
-
-    Args:
-        source: Rows by number.
-        numbers: The bucket of each row.
-        batch_size: See `BucketOrder`.
-        seed: Seed of the run.
-        name: What the run calls the source.
-    """
-
-    def __init__(
-        self, source: Any, numbers: Int64[Tensor, " n"], batch_size: int, *, seed: int, name: str
-    ) -> None:
-        self._source = source
-        self._order = BucketOrder(numbers, batch_size, seed=seed, purpose=f"rows/{name}")
-        if self._order.never_read:
-            warnings.warn(
-                f"{self._order.never_read} of {len(numbers)} rows of {name!r} are never read: their buckets hold fewer "
-                f"than the {batch_size} rows of a batch",
-                stacklevel=2,
-            )
-
-    def __len__(self) -> int:
-        """All rows of the source."""
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> Any:
-        """A row of the source."""
-        return self._source[index]
-
-    def row(self, index: int) -> int:
-        """The row of global sample `index`."""
-        return self._order.row(index)

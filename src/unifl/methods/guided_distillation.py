@@ -17,7 +17,7 @@ graph, two without (both halves of the teacher), and one encode.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -28,7 +28,7 @@ from unifl.losses import truncated_snr
 from unifl.losses.consistency import squared
 from unifl.methods.base import MicroBatch, Source, StepOutput
 from unifl.methods.counting import Evaluations
-from unifl.methods.pictures import Rows, check_pictures, need_source
+from unifl.methods.pictures import Rows, check_latents, need_source
 from unifl.models.generator import Generator
 from unifl.models.roles import STUDENT
 from unifl.process import time_of_index
@@ -69,7 +69,7 @@ class GuidedDistillation:
         self, generator: Generator, config: GuidedDistillationConfig, *, sources: Mapping[str, Source]
     ) -> None:
         need_source(config.source, sources, wanted_by="guided_distillation")
-        check_pictures(config.source, sources[config.source], generator.image_size)
+        check_latents(config.source, sources[config.source], generator)
         if generator.trains_text:
             raise UserError(
                 "guided_distillation distils the denoiser alone; set model.train.text_encoder to false"
@@ -103,12 +103,13 @@ class GuidedDistillation:
         x0 = rows.drawn_latents(key)
         index = key.integers("guided/timestep", 0, generator.num_train_timesteps)
         t = time_of_index(index, generator.num_train_timesteps).to(device)
-        eps = key.normal("guided/noise", generator.latent_shape, device=device)
+        eps = key.normal("guided/noise", x0.shape[1:], device=device)
         x_t = generator.process.add_noise(x0, eps, t)
         scale = draw_guidance_each(config.guidance, key, "guided/guidance", device=device)
         negative = None
         if halves(config.guidance) == 2:
             negative = generator.encode_negative(config.negative_prompt, len(key))
+            negative = replace(negative, time_ids=cond.time_ids)
         with torch.no_grad():
             target = generator.denoise(TEACHER, x_t, t, cond, guidance=scale, negative=negative).x0
         distance = squared(generator.denoise(STUDENT, x_t, t, cond, guidance=scale).x0, target)

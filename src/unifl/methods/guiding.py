@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unifl.errors import UserError
 from unifl.feedback import Feedback, require_gradient
+from unifl.losses.reward import hinge
 from unifl.methods.base import StepOutput
 from unifl.methods.counting import Evaluations
 from unifl.methods.pictures import DecodeConfig, need
@@ -31,7 +32,11 @@ class GuidingConfig:
     """Weight of each reward by its name. It counts on the reward's own scale: published weights of 1 go with cosines,
     not with logits a hundred times as large."""
     balance: Literal["weights", "gradient_norm"] = "weights"
-    """gradient_norm scales each reward so that a weight of 1 pulls at the prediction as hard as the distillation."""
+    """gradient_norm scales each reward so that a weight of 1 pulls at the network's output as hard as the distillation
+    does."""
+    levels: dict[str, float] = field(default_factory=dict)
+    """Levels above which a reward gains nothing, by its name: -relu(level - r) in its place, as published code takes
+    ImageReward with 2. Rewards without one have no bound."""
     batch_size: int | None = None
     """Rows of a micro-batch that are decoded and rewarded; null is all. Decoding with a graph is what takes memory."""
 
@@ -39,6 +44,11 @@ class GuidingConfig:
         for name, weight in self.weights.items():
             if not weight >= 0:
                 raise UserError(f"rewards.weights.{name} is {weight}; it must be 0 or more")
+        for name in self.levels:
+            if name not in self.weights:
+                raise UserError(
+                    f"rewards.levels names {name!r}, which has no weight; give it one, or no level"
+                )
         if self.batch_size is not None and self.batch_size < 1:
             raise UserError(
                 f"rewards.batch_size is {self.batch_size}; it must be at least 1, or null for all"
@@ -87,6 +97,8 @@ class GuidingTerm:
         output: StepOutput,
         prediction: Float[Tensor, "b c h w"],
         prompts: Sequence[str],
+        *,
+        raw: Float[Tensor, "b c h w"],
         loss: Float[Tensor, ""],
     ) -> None:
         """Add the losses and figures of one micro-batch.
@@ -95,22 +107,23 @@ class GuidingTerm:
             output: Gets them.
             prediction: The student's clean latents, scaled, with graph.
             prompts: b texts.
-            loss: The distillation's, a function of the prediction; its gradient there is the measure of
-                `balance: gradient_norm`.
+            raw: The network's output, from which both the prediction and the loss follow.
+            loss: The distillation's; its gradient at `raw` is the measure of `balance: gradient_norm`.
         """
         rows = min(self.config.batch_size or len(prompts), len(prompts))
         leaf = prediction[:rows].detach().requires_grad_()
         scores = self._scores(leaf, list(prompts[:rows]), output)
-        for number, (name, score) in enumerate(scores.items()):
-            output.metrics[f"reward/{name}"] = score.detach()
+        for number, (name, found) in enumerate(scores.items()):
+            output.metrics[f"reward/{name}"] = found.detach().mean()
+            score = self._bounded(name, found).mean()
             (pull,) = torch.autograd.grad(score, leaf, retain_graph=number < len(scores) - 1)
-            weight = self.config.weights[name] * self._balance(pull, prediction, loss)
+            weight = self.config.weights[name] * self._balance(pull, prediction[:rows], raw, loss)
             output.losses[f"reward/{name}"] = -weight * _carrying(score.detach(), pull, prediction[:rows])
 
     def _scores(self, latents: Tensor, prompts: list[str], output: StepOutput) -> dict[str, Tensor]:
-        """Mean of each reward, with a graph that ends at the latents."""
+        """Each reward, one number per row, with a graph that ends at the latents."""
         if not any(reward.space == "pixel" for reward in self.rewards.values()):
-            return {name: reward(latents, prompts).float().mean() for name, reward in self.rewards.items()}
+            return {name: reward(latents, prompts).float() for name, reward in self.rewards.items()}
         images = self.generator.decode(
             latents,
             grad=True,
@@ -120,15 +133,18 @@ class GuidingTerm:
         )
         output.previews["prediction"] = images.detach()
         given = {"pixel": images, "latent": latents}
-        return {
-            name: reward(given[reward.space], prompts).float().mean() for name, reward in self.rewards.items()
-        }
+        return {name: reward(given[reward.space], prompts).float() for name, reward in self.rewards.items()}
 
-    def _balance(self, pull: Tensor, prediction: Tensor, loss: Tensor) -> Tensor | float:
+    def _bounded(self, name: str, scores: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        level = self.config.levels.get(name)
+        return scores if level is None else -hinge(scores, level)
+
+    def _balance(self, pull: Tensor, prediction: Tensor, raw: Tensor, loss: Tensor) -> Tensor | float:
         if self.config.balance == "weights":
             return 1.0
-        (distilling,) = torch.autograd.grad(loss, prediction, retain_graph=True)
-        return distilling.norm() / pull.norm().clamp(min=1e-12)
+        (rewarding,) = torch.autograd.grad(prediction, raw, grad_outputs=pull, retain_graph=True)
+        (distilling,) = torch.autograd.grad(loss, raw, retain_graph=True)
+        return distilling.norm() / rewarding.norm().clamp(min=1e-12)
 
     def count(self, count: Evaluations) -> None:
         """Evaluations per training step."""

@@ -120,12 +120,12 @@ class LCD:
             goal = self._goal(asked, x_t)
             target = self._jump(goal, asked.end)
         student = asked.predict(STUDENT, x_t, asked.t)
-        jump = self._jump(student, asked.end)
-        output = StepOutput(losses={"distillation": self._distance(jump, target).mean()})
-        # the same tensor where it is the same: a reward may be balanced by the distillation's gradient there
-        clean = jump if self.config.boundary == "lcm" else self._clean(student)
+        output = StepOutput(
+            losses={"distillation": self._distance(self._jump(student, asked.end), target).mean()}
+        )
+        clean = self._clean(student)
         if self.guiding is not None:
-            self.guiding.add(output, clean, rows.prompts, output.losses["distillation"])
+            self.guiding.add(output, clean, rows.prompts, raw=student.raw, loss=output.losses["distillation"])
         if self.proxy is not None:
             assert asked.real is not None
             self.proxy.student(clean, rows.prompts, output)

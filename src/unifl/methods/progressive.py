@@ -36,7 +36,7 @@ from unifl.losses import truncated_snr
 from unifl.losses.consistency import squared
 from unifl.methods.base import MicroBatch, Source, StepOutput
 from unifl.methods.counting import Evaluations
-from unifl.methods.pictures import Rows, check_pictures, need_source
+from unifl.methods.pictures import Rows, check_latents, need_source
 from unifl.models.conditioning import Conditioning
 from unifl.models.generator import Generator
 from unifl.models.roles import STUDENT
@@ -108,7 +108,7 @@ class Progressive:
         self, generator: Generator, config: ProgressiveConfig, *, sources: Mapping[str, Source]
     ) -> None:
         need_source(config.source, sources, wanted_by="progressive")
-        check_pictures(config.source, sources[config.source], generator.image_size)
+        check_latents(config.source, sources[config.source], generator)
         if generator.trains_text:
             raise UserError("progressive distils the denoiser alone; set model.train.text_encoder to false")
         if not isinstance(config.guidance, NoGuidance) and not generator.embeds_guidance():
@@ -149,7 +149,7 @@ class Progressive:
         scale = draw_guidance_each(self.config.guidance, key, "progressive/guidance", device=device)
         with torch.no_grad():
             x0 = rows.drawn_latents(key)
-            eps = key.normal("progressive/noise", generator.latent_shape, device=device)
+            eps = key.normal("progressive/noise", x0.shape[1:], device=device)
             x_t = generator.process.add_noise(x0, eps, t)
             x_m = self._teacher_step(x_t, t, middle, cond, scale)
             x_s = self._teacher_step(x_m, middle, s, cond, scale)

@@ -19,13 +19,12 @@ from unifl.assembly.open_model import Opened, open_model
 from unifl.assembly.recipe import Recipe, find_recipe, load_recipe, recipes_folder
 from unifl.assembly.run import run_recipe
 from unifl.evaluation import Judge, picture_grid, score_images
-from unifl.metrics.saturation import mean_saturation
 from unifl.models.generator import MixedPrecision
 from unifl.reproduce.parts import Look, Piece, PromptSet, Scores, Training, known, world_sha256
 from unifl.reproduce.prepare import recorded_baseline
+from unifl.reproduce.readings import Readings, of_feedback
 from unifl.reproduce.unknown import names_unknown
 from unifl.sampling import sample
-from unifl.world.assets import load_rewards
 from unifl.world.scenes import sample_prompts
 
 METRICS = (
@@ -50,6 +49,8 @@ class Workplace:
         judge: Gives the scores; that of final figures, which refuses while something trains.
         trainings: Everything that is trained, by name.
         num_prompts: Held-out prompts; each is drawn once per training seed, with that seed's noise.
+        readings: What is read off pictures beside the judge's scores.
+        keeps_features: Whether the judge's features are kept too, for distances between distributions.
         changes: Overrides for all recipes, for a quicker look.
     """
 
@@ -58,6 +59,8 @@ class Workplace:
     judge: Judge
     trainings: dict[str, Training]
     num_prompts: int
+    readings: Readings = of_feedback
+    keeps_features: bool = False
     changes: tuple[str, ...] = ()
 
     @property
@@ -129,7 +132,7 @@ def measure(place: Workplace, training: Training, seed: int) -> Piece:
     for look in training.looks:
         prompts = held_out_prompts(place.num_prompts, look.prompts)
         images = _drawn(_opened(place, training, seed, look), prompts, training.first_seed + seed)
-        looks[look.name] = _judged(place.judge, images, prompts)
+        looks[look.name] = _judged(place, images, prompts)
         _keep_pictures(place, f"{training.name}-{look.name}", images, seed)
     piece = Piece(
         origin=place.origin(training, seed),
@@ -198,15 +201,16 @@ def _drawn(model: Opened, prompts: list[str], seed: int) -> Float[Tensor, "p 3 h
     )
 
 
-def _judged(judge: Judge, images: Float[Tensor, "p 3 h w"], prompts: list[str]) -> Scores:
-    """The judge's scores, the saturation of the colours, and what the packaged detail reward says."""
-    table = score_images(judge, images, prompts)
+def _judged(place: Workplace, images: Float[Tensor, "p 3 h w"], prompts: list[str]) -> Scores:
+    """The judge's scores, what else is read off the pictures, and the judge's features where they are kept."""
+    table = score_images(place.judge, images, prompts)
     values = {name: table.values[name][:, 0] for name in METRICS}
-    values["saturation"] = mean_saturation(images).numpy().astype(np.float64)
-    with torch.no_grad():
-        reward = load_rewards()["detail"](images, prompts)
-    values["reward_detail"] = reward.numpy().astype(np.float64)
-    return Scores(values)
+    features = None
+    if place.keeps_features:
+        with torch.no_grad():
+            parts = [place.judge.features(part).cpu() for part in images.split(_BATCH)]
+        features = torch.cat(parts).numpy().astype(np.float64)
+    return Scores(values | place.readings(images, prompts), features)
 
 
 def _keep_pictures(place: Workplace, name: str, images: Float[Tensor, "p 3 h w"], seed: int) -> None:

@@ -25,7 +25,7 @@ where that is not so, the notes under the claim say what came later.
 Intervals are 95 % bootstrap intervals over prompts and training seeds. Three seeds say little about the spread between
 seeds: where that dominates, an interval that leaves out a number says hardly more than that all three agree, which
 chance alone gives in one of eight cases on a given side. The value of each seed stands beside it. All pieces together
-took {minutes:.0f} minutes, each in a process of {threads} thread(s).
+took {minutes:.0f} minutes, each in a process of {threads} thread(s); two such processes share the work of two cores.
 
 """
 

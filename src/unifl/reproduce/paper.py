@@ -9,6 +9,7 @@ from pathlib import Path
 from unifl.reproduce.claims import Finding
 from unifl.reproduce.figures import Table
 from unifl.reproduce.parts import Training
+from unifl.reproduce.readings import Readings, of_feedback
 
 Decide = Callable[[Table, Path], Finding]
 """A claim: from all scores and the folder of what was prepared to a finding."""
@@ -26,6 +27,8 @@ class Paper:
         needed: Trainings that each claim reads, by letter.
         seeds: Training seeds.
         num_prompts: Held-out prompts per training seed.
+        readings: What is read off pictures beside the judge's scores.
+        keeps_features: Whether the judge's features are kept too.
     """
 
     name: str
@@ -35,3 +38,5 @@ class Paper:
     needed: Mapping[str, tuple[str, ...]]
     seeds: tuple[int, ...]
     num_prompts: int
+    readings: Readings = of_feedback
+    keeps_features: bool = False

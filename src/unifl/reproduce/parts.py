@@ -19,6 +19,8 @@ from unifl.disk import write_atomically
 from unifl.errors import UserError
 from unifl.world.assets import ASSETS
 
+_FEATURES = "features"
+
 PromptSet = Literal["held_out", "unknown", "fresh"]
 
 
@@ -92,9 +94,15 @@ class Training:
 
 @dataclass(frozen=True)
 class Scores:
-    """What the judge said of one look: for each metric one number per prompt, NaN where it does not apply."""
+    """What the judge said of one look.
+
+    Attributes:
+        values: For each metric one number per prompt, NaN where it does not apply.
+        features: What the judge sees in each picture, where that is kept.
+    """
 
     values: dict[str, Float[np.ndarray, " p"]]
+    features: Float[np.ndarray, "p k"] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +132,8 @@ class Piece:
         for look, scores in self.looks.items():
             for metric, values in scores.values.items():
                 arrays[f"{look}/{metric}"] = values.astype(np.float32)
+            if scores.features is not None:
+                arrays[f"{look}/{_FEATURES}"] = scores.features.astype(np.float32)
         packed = io.BytesIO()
         np.savez_compressed(packed, **arrays)
         write_atomically(path, packed.getvalue())
@@ -145,7 +155,7 @@ class Piece:
         for key, values in data.items():
             look, _, metric = key.rpartition("/")
             looks.setdefault(look, {})[metric] = values.astype(np.float64)
-        found = {name: Scores(values) for name, values in looks.items()}
+        found = {name: Scores(values, values.pop(_FEATURES, None)) for name, values in looks.items()}
         return cls(about["origin"], found, about["seconds"], about["threads"])
 
 

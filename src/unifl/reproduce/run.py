@@ -84,6 +84,8 @@ def reproduce(
         judge=gold(),
         trainings=dict(all_trainings),
         num_prompts=request.num_prompts or paper.num_prompts,
+        readings=paper.readings,
+        keeps_features=paper.keeps_features,
         changes=tuple(request.changes),
     )
     wanted = [

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from unifl.data.batch import Sample, collate
-from unifl.data.buckets import Ordered
 from unifl.data.encoded import EncodedSample, collate_encoded
+from unifl.data.reading import Reading
 from unifl.errors import UserError
 from unifl.methods.base import Method, MicroBatch, Source
 from unifl.randomness import Key, row_order
@@ -98,11 +98,13 @@ def _rows(sources: Mapping[str, Source], key: Key) -> dict[str, Any]:
             data[name] = collate(rows)
         else:
             data[name] = collate_encoded(rows) if isinstance(rows[0], EncodedSample) else rows
+        if isinstance(source, Reading) and not isinstance(data[name], list):
+            data[name] = source.with_dropout(data[name], key)
     return data
 
 
 def _row(source: Source, seed: int, name: str, index: int) -> int:
     """Row of a global sample index: in an order of the source's own where it has one, else in shuffled epochs."""
-    if isinstance(source, Ordered):
+    if isinstance(source, Reading):
         return source.row(index)
     return row_order(len(source), seed, f"rows/{name}", index)
