@@ -100,7 +100,7 @@ def main() -> None:
         "selected": average_nearest_similarity(survivors),
     }
 
-    from unifl.assembly.bench import describe_machine, find_commit
+    from unifl.assembly.bench_record import describe_machine, find_commit
 
     record = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 
-from unifl.assembly.bench import LIMIT, bench_table, bench_unifl
+from unifl.assembly.bench import bench_unifl
 from unifl.assembly.bench_bare import prepare_bare
 from unifl.assembly.bench_cases import Parts, make_method, published_cases
+from unifl.assembly.bench_record import LIMIT, bench_table
 from unifl.assembly.bench_timing import median_interval, module_calls
 from unifl.data import Sample
 from unifl.errors import UserError

@@ -89,7 +89,7 @@ class BareStep:
         for picture in self.pictures:
             images = draw(self.pipeline, picture)
             losses += [
-                _mean(_read(network, images, picture.prompts if p else None))
+                mean_of(read(network, images, picture.prompts if p else None))
                 for network, p in picture.readers
             ]
             with torch.no_grad():
@@ -121,7 +121,7 @@ class BareStep:
     def _judge(self, images: Tensor, prompts: list[str]) -> Tensor:
         assert self.discriminator is not None
         network, reads_prompt = self.discriminator
-        return _read(network, images, prompts if reads_prompt else None)
+        return read(network, images, prompts if reads_prompt else None)
 
 
 def draw(pipeline: Any, picture: BarePicture) -> Tensor:
@@ -161,11 +161,12 @@ def _evaluate(unet: nn.Module, x: Tensor, timestep: int, picture: BarePicture, g
     return without + guidance * (given - without)
 
 
-def _read(network: Any, images: Tensor, prompts: list[str] | None) -> Any:
+def read(network: Any, images: Tensor, prompts: list[str] | None) -> Any:
+    """What a network says of pictures, told the prompts where it reads them."""
     return network(images) if prompts is None else network(images, prompts)
 
 
-def _mean(output: Any) -> Tensor:
+def mean_of(output: Any) -> Tensor:
     """One number that depends on every output of a network."""
     parts = [output] if isinstance(output, Tensor) else list(output)
     return torch.stack([part.mean() for part in parts]).sum()
@@ -190,7 +191,7 @@ def prepare_bare(method: ReFL | UniFL, batch: MicroBatch) -> BareStep:
     step = BareStep(method.generator.pipeline, [], parameters)
     if isinstance(method, ReFL):
         picture = _picture(method, method.config, method.config.source, batch, "aesthetic")
-        picture.readers.append(_reader(method.reward))
+        picture.readers.append(reader_of(method.reward))
         step.pictures.append(picture)
     else:
         _prepare_unifl(method, batch, step)
@@ -224,7 +225,7 @@ def _prepare_unifl(method: UniFL, batch: MicroBatch, step: BareStep) -> None:
         picture = shared or _picture(method, config.aesthetic, config.aesthetic.source, batch, "aesthetic")
         if shared is None:
             step.pictures.append(picture)
-        picture.readers += [_reader(reward) for reward in method.rewards.values()]
+        picture.readers += [reader_of(reward) for reward in method.rewards.values()]
 
 
 def _picture(
@@ -252,8 +253,8 @@ def _picture(
     return BarePicture(
         timesteps=timesteps,
         weights=[(float(table[i]) ** 0.5, (1 - float(table[i])) ** 0.5) for i in timesteps],
-        told=_told(generator, cond),
-        told_both=None if both is None else _told(generator, both),
+        told=arguments_of(generator, cond),
+        told_both=None if both is None else arguments_of(generator, both),
         guidance=(guidance, guidance if config.grad_guidance is None else config.grad_guidance),
         noise_shape=(len(prompts), *generator.latent_shape),
         images=None if start is None else rows.images,
@@ -261,14 +262,15 @@ def _picture(
     )
 
 
-def _told(generator: Generator, cond: Conditioning) -> dict[str, Any]:
+def arguments_of(generator: Generator, cond: Conditioning) -> dict[str, Any]:
+    """What a UNet is told beside state and timestep."""
     told: dict[str, Any] = {"encoder_hidden_states": cond.embeds}
     if generator.is_xl:
         told["added_cond_kwargs"] = {"text_embeds": cond.pooled, "time_ids": cond.time_ids}
     return told
 
 
-def _reader(reward: Any) -> tuple[Any, bool]:
+def reader_of(reward: Any) -> tuple[Any, bool]:
     """The network of a reward, or the reward itself where it is a function."""
     return getattr(reward, "network", None) or reward, "prompt" in reward.needs
 

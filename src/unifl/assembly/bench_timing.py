@@ -6,9 +6,10 @@ import gc
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,12 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from unifl.assembly.bench_bare import prepare_bare
 from unifl.errors import UserError
-from unifl.methods.refl import ReFL
-from unifl.methods.unifl import UniFL
+from unifl.methods.base import Method, MicroBatch
 from unifl.training.batches import Layout, draw_micro_batches
 from unifl.training.config import TrainingConfig
 from unifl.training.loop import StepResult, train
+from unifl.training.memory import LiveBytes
 
 WARM_UP = 2
 """Pairs before the clock starts; in them the evaluations of both sides are counted as well."""
@@ -41,19 +41,26 @@ class Pair:
         stops: Steps that were left after the graded evaluation, by rollout: how much work it was.
         whole: The step, as the loop times it.
         optimizer: The part of it that optimisers took.
-        bare: Its evaluations run bare.
+        ema: The part of it that the moving average took.
+        bare: What was run beside it: its evaluations, bare.
     """
 
     step: int
     stops: dict[str, int]
     whole: float
     optimizer: float
+    ema: float
     bare: float
 
     @property
     def ratio(self) -> float:
-        """The step without optimisers, over its evaluations run bare."""
-        return (self.whole - self.optimizer) / self.bare
+        """The step without optimisers and moving average, over its evaluations run bare."""
+        return self.alone / self.bare
+
+    @property
+    def alone(self) -> float:
+        """Seconds of the step without optimisers and moving average."""
+        return self.whole - self.optimizer - self.ema
 
 
 @dataclass
@@ -73,49 +80,135 @@ class Timings:
         ratios = [pair.ratio for pair in self.pairs]
         return median_interval(ratios)
 
-    def median(self, name: str) -> float:
-        """Median over pairs of `whole`, `optimizer` or `bare`, in seconds."""
-        return statistics.median(getattr(pair, name) for pair in self.pairs)
+    def seconds(self) -> dict[str, float]:
+        """Medians over pairs: the step without optimisers and average, these two, and the evaluations."""
+        return {
+            "step": statistics.median(pair.alone for pair in self.pairs),
+            "bare": statistics.median(pair.bare for pair in self.pairs),
+            "optimizer": statistics.median(pair.optimizer for pair in self.pairs),
+            "ema": statistics.median(pair.ema for pair in self.pairs),
+        }
+
+    def as_plain(self) -> list[dict[str, Any]]:
+        """The pairs for the record."""
+        return [vars(pair) | {"ratio": pair.ratio} for pair in self.pairs]
 
 
-def time_pairs(method: ReFL | UniFL, *, batch_size: int, pairs: int, seed: int, folder: Path) -> Timings:
+Beside = Callable[[MicroBatch], Callable[[], Any]]
+"""Makes, from the rows and the key of a step, what is timed beside that step."""
+
+
+def time_pairs(
+    method: Method, beside: Beside, *, batch_size: int, pairs: int, seed: int, folder: Path
+) -> Timings:
     """Train in the loop and run each step's evaluations bare beside it, in turns of who goes first.
 
     Args:
         method: What trains, with all its prompts encoded.
+        beside: Makes the bare counterpart of a step; not timed.
         batch_size: Rows of a step.
         pairs: Pairs that are timed, after `WARM_UP` others.
-        seed: Of rows, noise and stops.
+        seed: Of rows and draws.
         folder: Where the loop writes its run.
 
     Raises:
         UserError: The bare side evaluates something that the step does not.
     """
+    timings = Timings()
+    with closing(_side_by_side(method, beside, batch_size, seed, folder)) as sides:
+        for _ in range(WARM_UP):
+            timings.beyond = max(timings.beyond, _count_both(*next(sides)))
+        timings.pairs = [_timed(number, *next(sides)) for number in range(WARM_UP, WARM_UP + pairs)]
+    return timings
+
+
+def time_against(
+    method: Method,
+    beside: Beside,
+    *,
+    batch_size: int,
+    pairs: int,
+    seed: int,
+    folder: Path,
+    known: Sequence[Sequence[Tensor]] = ((), ()),
+) -> tuple[Timings, tuple[int, int]]:
+    """As `time_pairs`, beside a whole step of another's making, whose evaluations may be others.
+
+    Args:
+        known: Tensors that the two sides hold, used in a step or not.
+
+    Returns:
+        The timings, and the most bytes of tensors that each side holds at once during a step: weights, moments of
+        the optimiser, averages, what backward keeps, and what is only passing. Counted over one further step each;
+        scratch space inside an operation and the process itself are not in it.
+    """
+    timings = Timings()
+    with closing(_side_by_side(method, beside, batch_size, seed, folder)) as sides:
+        for number in range(WARM_UP):
+            _timed(number, *next(sides))
+        timings.pairs = [_timed(number, *next(sides)) for number in range(WARM_UP, WARM_UP + pairs)]
+        step, other = next(sides)
+        peaks = (peak_bytes(step, known[0]), peak_bytes(other, known[1]))
+    return timings, peaks
+
+
+def peak_bytes(work: Callable[[], Any], known: Sequence[Tensor] = ()) -> int:
+    """The most bytes of tensors that are alive at once while something runs, those held before among them.
+
+    Args:
+        work: Runs.
+        known: Tensors that count as held, whether it touches them or not.
+    """
+    with LiveBytes(known) as live:
+        work()
+    return live.before + live.peak
+
+
+@dataclass
+class _Step:
+    """The next step of a training, with the time that optimisers and average take in it."""
+
+    steps: Iterator[StepResult]
+    clock: _Clock
+
+    def __call__(self) -> StepResult:
+        self.clock.optimizer = self.clock.ema = 0.0
+        return next(self.steps)
+
+
+def _side_by_side(
+    method: Method, beside: Beside, batch_size: int, seed: int, folder: Path
+) -> Generator[tuple[_Step, Callable[[], Any]], None, None]:
+    """A step of the loop and its counterpart, both yet to run, without end."""
     config = TrainingConfig(
         max_train_steps=_NEVER,
         checkpointing_steps=_NEVER,
         checkpoint_on_interrupt=False,
         train_batch_size=batch_size,
         learning_rate=1e-6,
+        ema_decay=0.95 if "ema" in method.roles else None,
         seed=seed,
     )
-    layout, timings = Layout(batch_size, 1), Timings()
+    layout = Layout(batch_size, 1)
     steps = train(method, config, folder)
-    with _optimizer_clock() as clock, _settled_garbage():
-        for number in range(WARM_UP + pairs):
-            bare = prepare_bare(method, draw_micro_batches(method, layout, seed=seed, step=number)[0])
-            if number < WARM_UP:
-                timings.beyond = max(timings.beyond, _count_both(lambda: next(steps), bare))
-                continue
-            clock.seconds = 0.0
-            bare_first = number % 2 == 1
-            seconds = _seconds(bare) if bare_first else 0.0
-            result = next(steps)
-            if not bare_first:
-                seconds = _seconds(bare)
-            timings.pairs.append(Pair(number + 1, _stops(result), result.seconds, clock.seconds, seconds))
-    steps.close()  # type: ignore[attr-defined]
-    return timings
+    try:
+        with _clock_of(method) as clock, _settled_garbage():
+            for number in count():
+                batch = draw_micro_batches(method, layout, seed=seed, step=number)[0]
+                yield _Step(steps, clock), beside(batch)
+    finally:
+        steps.close()  # type: ignore[attr-defined]
+
+
+def _timed(number: int, step: _Step, other: Callable[[], Any]) -> Pair:
+    """Run both, in turns of who goes first."""
+    other_first = number % 2 == 1
+    seconds = _seconds(other) if other_first else 0.0
+    result = step()
+    optimizer, ema = step.clock.optimizer, step.clock.ema
+    if not other_first:
+        seconds = _seconds(other)
+    return Pair(number + 1, _stops(result), result.seconds, optimizer, ema, seconds)
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -174,25 +267,32 @@ def _stops(result: StepResult) -> dict[str, int]:
 
 @dataclass
 class _Clock:
-    seconds: float = 0.0
-    started: float = 0.0
+    optimizer: float = 0.0
+    ema: float = 0.0
 
 
 @contextmanager
-def _optimizer_clock() -> Iterator[_Clock]:
-    """Adds up the time that optimisers take."""
-    clock = _Clock()
+def _clock_of(method: Method) -> Iterator[_Clock]:
+    """Adds up the time that optimisers and the moving average take."""
+    clock, started = _Clock(), [0.0]
+    roles = method.generator.roles
+    update = roles.ema_update
 
     def before(*_: Any) -> None:
-        clock.started = time.perf_counter()
+        started[0] = time.perf_counter()
 
     def after(*_: Any) -> None:
-        clock.seconds += time.perf_counter() - clock.started
+        clock.optimizer += time.perf_counter() - started[0]
+
+    def timed_update(decay: float) -> None:
+        clock.ema += _seconds(lambda: update(decay))
 
     handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
+    roles.ema_update = timed_update
     try:
         yield clock
     finally:
+        del roles.ema_update  # the method of its class again
         for handle in handles:
             handle.remove()
 

@@ -14,7 +14,7 @@ as there; guidance counts from 1 (none), as everywhere here.
 
 Data: pictures with captions. Copies of the backbone with full fine-tuning: teacher and, with `target: ema`, the
 average; none with LoRA. Cost of a step: `evaluations`; with the defaults per picture one evaluation with a graph, three
-without (both halves of the teacher, and the target), and one encode.
+without (both halves of the teacher, and the target), and one encode where pictures are not encoded already.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from unifl.data.encoded import EncodedSample
 from unifl.errors import UserError
 from unifl.feedback import Feedback, LatentProxy
 from unifl.losses.consistency import pseudo_huber, squared
@@ -114,12 +115,11 @@ class LCD:
             return self.proxy.update(batch)
         rows = Rows(self.generator, batch.data[self.config.source])
         asked = _Asked(self.generator, self.config, rows.cond, batch.key)
-        with torch.no_grad():
+        with torch.no_grad():  # first, so that nothing of it passes while the student's graph is held
             x_t = self._states(asked, rows)
-        student = asked.predict(STUDENT, x_t, asked.t)
-        with torch.no_grad():
             goal = self._goal(asked, x_t)
             target = self._jump(goal, asked.end)
+        student = asked.predict(STUDENT, x_t, asked.t)
         output = StepOutput(
             losses={"distillation": self._distance(self._jump(student, asked.end), target).mean()}
         )
@@ -202,7 +202,7 @@ class LCD:
     def evaluations(self, batch_size: int) -> dict[str, float]:
         """Samples through each network in one training step."""
         config, count = self.config, Evaluations(batch_size, trains_text=False)
-        if config.states == "data":
+        if config.states == "data" and not isinstance(self.sources[config.source][0], EncodedSample):
             count.latents(config.source)
         per_teacher = halves(config.guidance)
         count.add("unet forward+backward")

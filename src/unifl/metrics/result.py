@@ -112,7 +112,10 @@ class Claim:
 
 @dataclass(kw_only=True)
 class Bench:
-    """Time of a training step over that of its network evaluations run bare; ``evaluations`` counts them by kind."""
+    """Time of a training step over that of its network evaluations run bare; ``evaluations`` counts them by kind.
+
+    Where the id names an opponent (``lcd-against-diffusers``), the ratio is samples per second over the opponent's.
+    """
 
     __pydantic_config__ = _STRICT
     id: str
