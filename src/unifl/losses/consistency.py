@@ -20,7 +20,7 @@ def pseudo_huber(
         c: Where the two meet, above 0, in units of the samples.
 
     Reference:
-        Song and Dhariwal, arXiv 2310.14189, section 3.2, taken element by element as in the code of latent
+        Song and Dhariwal, arXiv 2310.14189, taken element by element as in the code of latent
         consistency models.
     """
     difference = at_least_float32(estimate) - at_least_float32(target)

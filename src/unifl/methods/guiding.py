@@ -1,4 +1,4 @@
-"""Rewards of a prediction in one step, which guide a distillation (RG-LCD, Li et al., arXiv 2403.11027, section 4.1).
+"""Rewards of a prediction in one step, which guide a distillation (RG-LCD, Li et al., arXiv 2403.11027).
 
     L = L_LCD - sum_k weight_k mean R_k(D(x0'), c)
 

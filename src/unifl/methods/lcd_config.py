@@ -13,7 +13,7 @@ from unifl.process import Boundary, SolverConfig
 from unifl.sampling import FixedGuidance, NoGuidance, RangeGuidance
 
 MOST_STEPS = 8
-"""Beyond it nothing was reported (arXiv 2310.04378, table 1)."""
+"""The most that is reported (arXiv 2310.04378)."""
 
 End = Literal["zero", "uniform", "phases"]
 

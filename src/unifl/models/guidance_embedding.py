@@ -1,4 +1,4 @@
-"""A denoiser that is told its guidance scale in place of being guided (Meng et al., arXiv 2210.03142, section 3.1).
+"""A denoiser that is told its guidance scale in place of being guided (Meng et al., arXiv 2210.03142).
 
 diffusers keeps such a projection as `time_cond_proj_dim`: the embedding of the scale is projected and added to that of
 the timestep, and a pipeline whose UNet has one evaluates no unconditional half.

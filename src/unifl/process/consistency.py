@@ -20,8 +20,8 @@ class ConsistencySampler:
     """How a few-step model is sampled; the counterpart of diffusers' LCMScheduler and TCDScheduler."""
 
     kind: Literal["lcm", "tcd"] = "lcm"
-    """lcm: to t = 0, then noise up to the next time (Luo et al., arXiv 2310.04378, algorithm 3). tcd: to a time
-    below the next one, then noise up to that (Zheng et al., arXiv 2402.19159, algorithm 2)."""
+    """lcm: to t = 0, then noise up to the next time (Luo et al., arXiv 2310.04378). tcd: to a time
+    below the next one, then noise up to that (Zheng et al., arXiv 2402.19159)."""
     origin_steps: int = 50
     """Points of the grid that the model was trained on; sampling takes the first of every so many of them."""
     gamma: float = 0.3

@@ -39,7 +39,7 @@ def lcm_scalings(
         timestep_scaling: s.
 
     Reference:
-        Luo et al., arXiv 2310.04378, section 4.1; s = 10 from the accompanying code.
+        Luo et al., arXiv 2310.04378; s = 10 from the accompanying code.
     """
     scaled = timestep_scaling * index_of_time(t.float(), num_train_timesteps)
     return sigma_data**2 / (scaled**2 + sigma_data**2), scaled / (scaled**2 + sigma_data**2).sqrt()

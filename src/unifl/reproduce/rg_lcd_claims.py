@@ -46,7 +46,7 @@ def distilled(table: Table, prepared: Path) -> Finding:
             rows.append(Row(what=f"Frechet distance: {what}", figure=_distance(table, model, look)))
     return decided(
         "a", "Consistency distillation does in 1 to 4 steps nearly what its teacher does in 50",
-        paper="arXiv 2310.04378, tables 1 and 2: FID in 2 and 4 steps near that of 50",
+        paper="arXiv 2310.04378: 2 to 4 steps near 50",
         rule=(
             "alignment in 2 steps is at least 0.85, and in 1 step at least 0.6, of the teacher's in 50; and 4 steps "
             "close half of the gap between the teacher in 4 and in 50 steps, in alignment and in Frechet distance (all "
