@@ -8,7 +8,14 @@ from typing import Any
 from PIL import Image
 
 from unifl.data.batch import Sample
-from unifl.data.pictures import check_picture, fit_picture, picture_size, read_picture, to_tensor
+from unifl.data.pictures import (
+    check_picture,
+    fit_picture,
+    picture_size,
+    read_picture,
+    require_equal_sizes,
+    to_tensor,
+)
 from unifl.errors import UserError, nearest
 
 
@@ -119,13 +126,7 @@ class HubPictures:
         """
         if self.resolution is not None:
             return
-        first = self.picture_size(0)
-        for index in range(1, len(self)):
-            if self.picture_size(index) != first:
-                raise UserError(
-                    f"{self.name(0)} has {first} px and {self.name(index)} has {self.picture_size(index)} px; "
-                    "set `resolution` to bring pictures to one size"
-                )
+        require_equal_sizes(len(self), self.picture_size, self.name)
 
     def _row(self, index: int) -> Any:
         try:

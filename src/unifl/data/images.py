@@ -28,6 +28,7 @@ from unifl.data.pictures import (
     picture_size,
     read_map,
     read_picture,
+    require_equal_sizes,
     to_tensor,
     visible_instances,
 )
@@ -171,15 +172,7 @@ class AnnotatedImages:
         """
         if self.resolution is not None:
             return
-        first = self.folder / self.rows[0]["file_name"]
-        size = picture_size(first)
-        for row in self.rows:
-            path = self.folder / row["file_name"]
-            if picture_size(path) != size:
-                raise UserError(
-                    f"{first} has {size} px and {path} has {picture_size(path)} px; "
-                    "set `resolution` to bring pictures to one size"
-                )
+        require_equal_sizes(len(self), self.picture_size, lambda index: str(self._path(index)))
 
     def _path(self, index: int) -> Path:
         return self.folder / self.rows[index]["file_name"]

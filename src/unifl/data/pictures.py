@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -142,3 +143,24 @@ def _unreadable(source: Path | bytes, name: str | None, error: Exception) -> Use
         else error
     )
     return UserError(f"cannot read the image {shown}: {why}; replace or remove it")
+
+
+def require_equal_sizes(
+    number: int, size_of: Callable[[int], tuple[int, int]], name_of: Callable[[int], str]
+) -> None:
+    """Refuse pictures that cannot be stacked.
+
+    Args:
+        number: Of pictures.
+        size_of: Size of each in pixels.
+        name_of: What a message calls it.
+
+    Raises:
+        UserError: The first whose size is not that of the first picture.
+    """
+    for index in range(1, number):
+        if size_of(index) != size_of(0):
+            raise UserError(
+                f"{name_of(0)} has {size_of(0)} px and {name_of(index)} has {size_of(index)} px; "
+                "set `resolution` to bring pictures to one size"
+            )

@@ -19,7 +19,14 @@ from jaxtyping import Int64
 from PIL import Image
 
 from unifl.data.batch import Sample
-from unifl.data.pictures import check_picture, fit_picture, picture_size, read_picture, to_tensor
+from unifl.data.pictures import (
+    check_picture,
+    fit_picture,
+    picture_size,
+    read_picture,
+    require_equal_sizes,
+    to_tensor,
+)
 from unifl.data.shard_index import Entry, Part, ShardIndex, caption_in, expand, index_shard, read_part
 from unifl.errors import UserError
 
@@ -146,13 +153,7 @@ class ShardedPictures:
         """
         if self.resolution is not None:
             return
-        first = self.picture_size(0)
-        for index in range(1, len(self)):
-            if self.picture_size(index) != first:
-                raise UserError(
-                    f"{self.name(0)} has {first} px and {self.name(index)} has {self.picture_size(index)} px; "
-                    "set `resolution` to bring pictures to one size"
-                )
+        require_equal_sizes(len(self), self.picture_size, self.name)
 
     def _entries(self, path: Path) -> list[Entry]:
         index: ShardIndex = index_shard(path)
