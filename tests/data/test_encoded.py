@@ -139,6 +139,10 @@ def test_the_encoder_that_wrote_it_may_read_it(cache):
     with torch.no_grad():
         next(trained.pipeline.unet.parameters()).add_(1)
     cache.check(trained)  # the denoiser does not encode
+    with torch.no_grad():
+        next(trained.pipeline.vae.encoder.parameters()).add_(1)
+    with pytest.raises(UserError, match="another"):
+        cache.check(trained)  # the autoencoder does
 
 
 def test_other_encoders_are_refused_with_both_sides(cache):

@@ -190,8 +190,11 @@ def test_prompts_that_were_read_in_inference_mode_serve_training_too():
     proxy = hashed()
     proxy.unlock(text_blocks=0)
     with torch.inference_mode():
-        proxy(latents(), PROMPTS)
-    proxy(latents(), PROMPTS).sum().backward()
+        remembered = proxy(latents(), PROMPTS).clone()
+    again = proxy(latents(), PROMPTS)
+    again.sum().backward()
+    torch.testing.assert_close(again.detach(), remembered)
+    assert any(parameter.grad is not None for parameter in proxy.image.parameters())
 
 
 def test_the_factor_on_cosines_is_bounded_and_comes_back():

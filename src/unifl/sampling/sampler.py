@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unifl.errors import UserError
-from unifl.models.conditioning import Prediction
+from unifl.models.conditioning import Conditioning, Prediction
 from unifl.models.generator import Generator
 from unifl.process import ConsistencySampler, Spacing, ddim_step, time_grid
 from unifl.randomness import Key
@@ -80,19 +80,36 @@ def sample(
         negative = None
         if guidance != 1 and not generator.embeds_guidance(role):
             negative = generator.encode_negative(negative_prompt, len(some), role=role)
-        x_t = key.normal("sample", generator.latent_shape, device=cond.embeds.device)
-        times = grid.to(x_t.device)
-        for index in range(num_steps):
-            now = times[index].expand(len(some))
-            step = generator.denoise(role, x_t, now, cond, guidance=guidance, negative=negative)
-            if consistency is None:
-                x_t = ddim_step(step.x0, step.eps, times[index + 1].expand(len(some)), generator.process)
-            else:
-                x_t = _consistency_step(generator, consistency, step, key, times, index)
+
+        def denoise(
+            x_t: Tensor, t: Tensor, cond: Conditioning = cond, negative: Conditioning | None = negative
+        ) -> Prediction:
+            return generator.denoise(role, x_t, t, cond, guidance=guidance, negative=negative)
+
+        x_t = _descend(generator, denoise, key, grid.to(cond.embeds.device), consistency)
         pictures.append(generator.decode(x_t).float().clamp(0, 1).cpu())
         if progress is not None:
             progress(start + len(some), len(prompts))
     return torch.cat(pictures)
+
+
+def _descend(
+    generator: Generator,
+    denoise: Callable[[Tensor, Tensor], Prediction],
+    key: Key,
+    times: Float[Tensor, " n"],
+    consistency: ConsistencySampler | None,
+) -> Float[Tensor, "b c h w"]:
+    """From noise to clean latents; with DDIM the last of the times is 0, where nothing is evaluated."""
+    x_t = key.normal("sample", generator.latent_shape, device=times.device)
+    evaluated = len(times) - (consistency is None)
+    for index in range(evaluated):
+        step = denoise(x_t, times[index].expand(len(key)))
+        if consistency is None:
+            x_t = ddim_step(step.x0, step.eps, times[index + 1].expand(len(key)), generator.process)
+        else:
+            x_t = _consistency_step(generator, consistency, step, key, times, index)
+    return x_t
 
 
 def _consistency_step(
