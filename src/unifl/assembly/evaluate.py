@@ -220,11 +220,7 @@ def _draw(candidate: Candidate, prompts: list[str], *, seed: int, indices: list[
         prompts,
         seed=seed,
         indices=indices,
-        num_steps=how.num_steps,
-        guidance=how.guidance,
-        spacing=how.spacing,
-        consistency=how.consistency,
-        negative_prompt=how.negative_prompt,
+        **how.arguments,
         role=candidate.role,
         batch_size=candidate.batch_size,
     )

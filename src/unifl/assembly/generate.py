@@ -58,11 +58,7 @@ def generate_pictures(
             model.generator,
             prompts,
             seed=seed + turn,
-            num_steps=how.num_steps,
-            guidance=how.guidance,
-            spacing=how.spacing,
-            consistency=how.consistency,
-            negative_prompt=how.negative_prompt,
+            **how.arguments,
             batch_size=batch_size,
             progress=_shifted(progress, turn * len(prompts), total),
         )

@@ -173,11 +173,7 @@ class Monitor:
                 self.generator,
                 prompts,
                 seed=_SEED,
-                num_steps=how.num_steps,
-                guidance=how.guidance,
-                spacing=how.spacing,
-                consistency=how.consistency,
-                negative_prompt=how.negative_prompt,
+                **how.arguments,
                 role=role,
                 batch_size=config.batch_size,
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,6 +92,11 @@ class SamplingConfig:
             raise UserError(f"sampling.guidance is {self.guidance}; it must be 0 or more (1 is no guidance)")
         if self.consistency is not None:
             self.consistency.times(self.num_steps)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The same as arguments of `unifl.sampling.sample`."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
 
 @dataclass(kw_only=True)

@@ -178,11 +178,7 @@ def _preview(built: Assembled) -> Callable[[list[str]], Tensor]:
             built.generator,
             prompts,
             seed=built.recipe.training.seed,
-            num_steps=how.num_steps,
-            guidance=how.guidance,
-            spacing=how.spacing,
-            consistency=how.consistency,
-            negative_prompt=how.negative_prompt,
+            **how.arguments,
             role=_role(built.recipe),
         )
 

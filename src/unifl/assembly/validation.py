@@ -106,11 +106,7 @@ class Validation:
             self.generator,
             self.prompts,
             seed=_SEED,
-            num_steps=how.num_steps,
-            guidance=how.guidance,
-            spacing=how.spacing,
-            consistency=how.consistency,
-            negative_prompt=how.negative_prompt,
+            **how.arguments,
             role=self.role,
         )
         table = score_images(self.judge, images, self.prompts, seed=_SEED)

@@ -198,11 +198,7 @@ def _drawn(model: Opened, prompts: list[str], seed: int) -> Float[Tensor, "p 3 h
         model.generator,
         prompts,
         seed=seed,
-        num_steps=how.num_steps,
-        guidance=how.guidance,
-        spacing=how.spacing,
-        consistency=how.consistency,
-        negative_prompt=how.negative_prompt,
+        **how.arguments,
         batch_size=_BATCH,
     )
 

@@ -93,47 +93,11 @@ def trainings() -> tuple[Training, ...]:
         Training(name="no-perceptual-long", recipe=_STAGE_1, changes=(*_TWICE, *_NO_PERCEPTUAL)),
         Training(name="frozen", recipe="adversarial", changes=(*_LONG, *_FROZEN), looks=_CHECKPOINTS),
         Training(name="adversarial", recipe="adversarial", changes=_LONG, looks=_CHECKPOINTS),
-        Training(
-            name="base-again",
-            needs=("baselines",),
-            first_seed=_AGAIN_SEED,
-            looks=(_fresh(Look(name="steps-4", num_steps=4)),),
-        ),
-        Training(
-            name="frozen-again",
-            recipe="adversarial",
-            changes=(*_LONG, *_FROZEN),
-            first_seed=_AGAIN_SEED,
-            looks=tuple(map(_fresh, _CHECKPOINTS)),
-        ),
-        Training(
-            name="adversarial-again",
-            recipe="adversarial",
-            changes=(*_LONG, _FAST_DISCRIMINATOR),
-            first_seed=_AGAIN_SEED,
-            looks=tuple(map(_fresh, _CHECKPOINTS)),
-        ),
         Training(name="style", recipe="pefl_style", looks=(Look(), _WEAK)),
         Training(name="finetune", recipe="finetune", looks=(Look(), _WEAK)),
         Training(name="base-weaker", needs=("baselines",), looks=(replace(_WEAKER, num_steps=20),)),
         Training(name="style-weaker", recipe="pefl_style", run="style", looks=(_WEAKER,)),
         Training(name="finetune-weaker", recipe="finetune", run="finetune", looks=(_WEAKER,)),
-        Training(
-            name="base-style-again",
-            needs=("baselines",),
-            first_seed=_AGAIN_SEED,
-            looks=(_fresh(replace(_WEAKER, num_steps=20)),),
-        ),
-        *(
-            Training(
-                name=f"{name}-again",
-                recipe=recipe,
-                changes=(_LONGER_STYLE,),
-                first_seed=_AGAIN_SEED,
-                looks=(_fresh(_WEAKER),),
-            )
-            for name, recipe in (("style", "pefl_style"), ("finetune", "finetune"))
-        ),
         Training(name="global", recipe=_STAGE_1, changes=_GLOBAL),
         *(
             Training(
@@ -172,5 +136,48 @@ def trainings() -> tuple[Training, ...]:
             ),
             needs=("critic",),
             looks=(Look(name="unknown", prompts="unknown"),),
+        ),
+        *_looked_at_again(),
+    )
+
+
+def _looked_at_again() -> tuple[Training, ...]:
+    """Second settings of claims d and e."""
+    return (
+        Training(
+            name="base-again",
+            needs=("baselines",),
+            first_seed=_AGAIN_SEED,
+            looks=(_fresh(Look(name="steps-4", num_steps=4)),),
+        ),
+        Training(
+            name="frozen-again",
+            recipe="adversarial",
+            changes=(*_LONG, *_FROZEN),
+            first_seed=_AGAIN_SEED,
+            looks=tuple(map(_fresh, _CHECKPOINTS)),
+        ),
+        Training(
+            name="adversarial-again",
+            recipe="adversarial",
+            changes=(*_LONG, _FAST_DISCRIMINATOR),
+            first_seed=_AGAIN_SEED,
+            looks=tuple(map(_fresh, _CHECKPOINTS)),
+        ),
+        Training(
+            name="base-style-again",
+            needs=("baselines",),
+            first_seed=_AGAIN_SEED,
+            looks=(_fresh(replace(_WEAKER, num_steps=20)),),
+        ),
+        *(
+            Training(
+                name=f"{name}-again",
+                recipe=recipe,
+                changes=(_LONGER_STYLE,),
+                first_seed=_AGAIN_SEED,
+                looks=(_fresh(_WEAKER),),
+            )
+            for name, recipe in (("style", "pefl_style"), ("finetune", "finetune"))
         ),
     )
