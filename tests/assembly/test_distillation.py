@@ -180,3 +180,38 @@ def test_a_lora_has_its_guidance_built_in(workspace):
 def test_data_that_makes_no_sense(workspace, images, message):
     with pytest.raises(UserError, match=message):
         assemble(recipe(images=images))
+
+
+def test_a_student_goes_on_from_an_earlier_one(workspace):
+    """Its first loss is that of the finished student, and the teacher is still the model that both came from."""
+    run_recipe(recipe("training.learning_rate=0.05", "output_dir=first"), progress=False)
+    built = assemble(recipe("model.student=first", "output_dir=second"))
+    generator = built.generator
+    first, start = load_pipeline(workspace / "first" / "model"), load_pipeline(workspace / "tiny")
+    name, component = "conv_in.weight", "unet"
+    before, after = (getattr(pipeline, component).get_parameter(name) for pipeline in (start, first))
+    assert not torch.equal(before, after)
+    assert torch.equal(generator.roles.parameters("student")[f"{component}.{name}"], after)
+    assert torch.equal(generator.roles.parameters("ema")[f"{component}.{name}"], after)
+    assert torch.equal(generator.roles.parameters("teacher")[f"{component}.{name}"], before)
+    assert generator.embeds_guidance("student") and not generator.embeds_guidance("teacher")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            ("model.student=tiny",),
+            "does not have the shape of the student, first at unet.time_embedding.cond",
+        ),
+        (("model.student=nowhere/at/all",), "no model at nowhere/at/all"),
+    ],
+)
+def test_another_student_is_refused(workspace, changes, message):
+    with pytest.raises(UserError, match=message):
+        assemble(recipe(*changes))
+
+
+def test_a_lora_has_no_student_of_its_own(workspace):
+    with pytest.raises(UserError, match=r"a LoRA that training starts from is named by model\.lora"):
+        recipe("model.student=tiny", full=False)

@@ -92,7 +92,7 @@ def on_the_tiny_model(path, folder):
     if not tiny.exists():
         tiny_folder(family, tiny)
     changes += [f"output_dir={folder}", f"model.pretrained_model_name_or_path={tiny}", "validation=null"]
-    changes += ["model.lora=null", "model.resolution=null"]
+    changes += ["model.lora=null", "model.resolution=null", "model.student=null"]
     if raw["model"]["train"]["kind"] == "lora":
         changes.append("model.train.rank=2")
     if "levels" in raw:

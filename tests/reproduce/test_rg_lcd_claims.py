@@ -11,7 +11,9 @@ from unifl.reproduce.figures import Table
 from unifl.reproduce.measure import METRICS, Workplace
 from unifl.reproduce.page import write_page
 from unifl.reproduce.parts import Look, Piece, Scores, by_name
+from unifl.reproduce.proxy_claims import equal_reward
 from unifl.reproduce.rg_lcd_claims import PAPER
+from unifl.reproduce.rg_lcd_trainings import LENGTH
 from unifl.reproduce.unifl_trainings import trainings as unifl_trainings
 
 PROMPTS, SEEDS, WIDTH = 100, 3, 6
@@ -23,6 +25,14 @@ GOOD = {
     "lcd/steps-2": {"alignment": 0.85},
     "lcd/steps-4": {"alignment": 0.85, "far": 0.2},
     "rg-lcd/steps-2": {"overall": 0.9},
+    "lcd-longer/steps-2": {"reward_global": 0.0, "high_frequency": 0.1, "jpeg": 2.0, "far": 0.2},
+    "direct/after-50": {"reward_global": 1.0, "high_frequency": 0.3, "far": 0.4},
+    "direct/after-100": {"reward_global": 2.5, "high_frequency": 0.6, "far": 1.0},
+    "direct/after-150": {"reward_global": 3.0, "high_frequency": 0.7, "far": 1.5},
+    "direct/steps-2": {"reward_global": 3.0, "high_frequency": 0.7, "far": 2.0},
+    "proxy/steps-2": {"reward_global": 2.0, "high_frequency": 0.2, "overall": 0.7, "far": 0.3},
+    "proxy-frozen/steps-2": {"jpeg": 2.0},
+    "jpeg/steps-2": {"jpeg": 1.5},
 }
 
 
@@ -39,7 +49,10 @@ def made_up(**changes):
                 values = {m: means.get(m, 0.5) + rng.normal(0, 0.05, PROMPTS) for m in READ}
                 features = rng.normal(means.get("far", 0.0), 1.0, (PROMPTS, WIDTH))
                 looks[look.name] = Scores(values, features)
-            pieces[training.name, seed] = Piece("made up", looks, {"training": 60.0, "judging": 30.0}, 1)
+            logs = {name: np.full(200, 0.75) for name in training.logs}
+            pieces[training.name, seed] = Piece(
+                "made up", looks, {"training": 60.0, "judging": 30.0}, 1, logs
+            )
     return Table(pieces)
 
 
@@ -47,7 +60,7 @@ def verdict(claim, tmp_path, **changes):
     return PAPER.claims[claim](made_up(**changes), tmp_path)
 
 
-def test_both_hold_where_the_scores_say_so(tmp_path):
+def test_all_hold_where_the_scores_say_so(tmp_path):
     for claim in PAPER.claims:
         finding = verdict(claim, tmp_path)
         assert finding.claim.holds is True
@@ -65,6 +78,23 @@ def test_both_hold_where_the_scores_say_so(tmp_path):
             {"lcd__steps_4": {"alignment": 0.85, "far": 1.9}},
         ),  # as far from real pictures as the teacher in 4
         ("b", {"rg_lcd__steps_2": {"overall": 0.79}}),
+        (
+            "c",
+            {"direct__steps_2": {"reward_global": 3.0, "high_frequency": 0.1, "far": 2.0}},
+        ),  # no more than LCD
+        (
+            "c",
+            {"direct__after_100": {"reward_global": 2.5, "high_frequency": 0.1, "far": 1.0}},
+        ),  # fine at equal reward
+        (
+            "c",
+            {"proxy__steps_2": {"reward_global": 1.3, "high_frequency": 0.2, "overall": 0.7, "far": 0.3}},
+        ),  # not half
+        ("c", {"proxy__steps_2": {"reward_global": 2.0, "high_frequency": 0.2, "overall": 0.5, "far": 0.3}}),
+        ("c", {"proxy__steps_2": {"reward_global": 2.0, "high_frequency": 0.2, "overall": 0.7, "far": 2.0}}),
+        ("d", {"jpeg__steps_2": {"jpeg": 1.85}}),  # 7.5 % smaller
+        ("d", {"jpeg__steps_2": {"jpeg": 1.5, "alignment": 0.4}}),
+        ("d", {"proxy_frozen__steps_2": {"jpeg": 1.4}}),
     ],
 )
 def test_they_do_not_hold_where_one_condition_fails(claim, changes, tmp_path):
@@ -77,6 +107,19 @@ def test_the_page_says_whose_it_is(tmp_path):
     page = write_page(tmp_path / "rg-lcd.md", PAPER.title, findings, table.pieces).read_text()
     assert page.startswith("# Latent consistency distillation") and "`unifl reproduce rg-lcd`" in page
     assert "25 times fewer evaluations" in page
+
+
+def test_equal_reward_is_the_first_look_that_reaches_it():
+    assert equal_reward(made_up()) == "after-100"
+    late = {"reward_global": 9.0}
+    assert equal_reward(made_up(proxy__steps_2=late)) == "steps-2"  # never reached: the end
+
+
+def test_agreement_is_drawn_and_told(tmp_path):
+    finding = verdict("c", tmp_path)
+    points = finding.curves["agreement of proxy and expert over training steps"]["proxy"]
+    assert len(points) == 20 and points[0] == pytest.approx((5.0, 0.75, 0.75, 0.75))
+    assert "75.0%" in finding.notes
 
 
 class Silent:
@@ -99,6 +142,36 @@ def test_trainings_have_recipes_and_differ_in_the_rewards_alone(tmp_path):
     plain.method.rewards = guided.method.rewards
     plain.rewards, plain.output_dir = guided.rewards, guided.output_dir
     assert plain == guided
+
+
+def test_those_after_lcd_start_from_it_and_differ_in_the_reward(tmp_path):
+    place = Workplace(
+        runs=tmp_path, results=tmp_path, judge=Silent(), trainings=dict(by_name(PAPER.trainings())), num_prompts=5,
+        readings=PAPER.readings, keeps_features=True,
+    )  # fmt: skip
+    names = ("lcd-longer", "direct", "proxy", "proxy-frozen", "jpeg")
+    recipes = {name: place.recipe(place.trainings[name], 2) for name in names}
+    for recipe in recipes.values():
+        assert recipe.model.student == str(place.run_folder("lcd", 2))
+        assert recipe.training.max_train_steps == LENGTH and recipe.training.lr_scheduler != "constant"
+    assert (
+        recipes["direct"].method.rewards.active == ["global"] and not recipes["direct"].method.rewards.levels
+    )
+    assert recipes["proxy"].method.proxy.train and not recipes["proxy-frozen"].method.proxy.train
+    assert recipes["jpeg"].method.proxy.weight == recipes["proxy"].method.proxy.weight
+    plain, proxy = recipes["lcd-longer"], recipes["proxy"]
+    plain.method.proxy, plain.proxy, plain.expert = proxy.method.proxy, proxy.proxy, proxy.expert
+    plain.training.optimizers, plain.output_dir = proxy.training.optimizers, proxy.output_dir
+    assert plain == proxy
+
+
+def test_logs_survive_in_a_file(tmp_path):
+    table = made_up()
+    piece = table.pieces["proxy", 0]
+    piece.save(tmp_path / "piece.npz")
+    again = Piece.load(tmp_path / "piece.npz")
+    assert again.logs["proxy/agreement"] == pytest.approx(piece.logs["proxy/agreement"])
+    assert again.looks.keys() == piece.looks.keys()
 
 
 def test_fields_that_came_later_make_no_piece_old():

@@ -23,6 +23,7 @@ from unifl.methods.refl import ReFL, ReFLConfig
 from unifl.methods.unifl import UniFL
 from unifl.methods.unifl_config import UniFLConfig
 from unifl.models import Generator, load_generator
+from unifl.models.student import start_student
 
 _OF_PICTURES: Mapping[type, Callable[..., Method]] = {
     FineTuneConfig: FineTune,
@@ -126,7 +127,7 @@ def _generator(recipe: Recipe, device: torch.device) -> Generator:
             f"model.pretrained_model_name_or_path ({model.pretrained_model_name_or_path}) is a run that trained a "
             "LoRA, and model.lora names another; give one of them"
         )
-    return load_generator(
+    generator = load_generator(
         start.source,
         train=model.train,
         roles=(),  # methods ask for those they need
@@ -140,6 +141,19 @@ def _generator(recipe: Recipe, device: torch.device) -> Generator:
         config=model.config,
         seed=recipe.training.seed,
     )
+    if model.student is not None:
+        start_student(generator, _student(model.student))
+    return generator
+
+
+def _student(name: str) -> str:
+    found = locate_model(name)
+    if found.lora is not None:
+        raise UserError(
+            f"model.student ({name}) is a LoRA, and all weights train; merge it into a pipeline first "
+            "(unifl.models.merged_pipeline)"
+        )
+    return found.source
 
 
 def _side(generator: Generator) -> int | None:

@@ -52,6 +52,8 @@ class ModelConfig:
     """A diffusers folder, a hub name, a .safetensors file, the folder of an earlier run, or `world:pipeline`."""
     lora: str | None = None
     """A LoRA to start from (file, folder, hub name, or the folder of an earlier run)."""
+    student: str | None = None
+    """With `kind: full`: what the student starts from in place of its teacher, named as models are; of equal shape."""
     train: LoraTraining | FullTraining = field(default_factory=LoraTraining)
     """`kind: lora` or `kind: full`."""
     gradient_checkpointing: bool = False
@@ -68,6 +70,12 @@ class ModelConfig:
     """Of the weight files, such as "fp16"."""
     config: str | None = None
     """For a single file: a folder or hub name of its family, whose tokenizers and configs are read."""
+
+    def __post_init__(self) -> None:
+        if self.student is not None and isinstance(self.train, LoraTraining):
+            raise UserError(
+                "model.student is for `train: {kind: full}`; a LoRA that training starts from is named by model.lora"
+            )
 
 
 @dataclass(kw_only=True)

@@ -61,7 +61,7 @@ class Table:
     def mean(self, training: str, metric: str, look: str = "end") -> Figure:
         """The mean of a metric."""
         values = self.values(training, metric, look)
-        return _figure(seed_prompt_interval(values), values)
+        return figure_of(values)
 
     def change(
         self,
@@ -78,7 +78,17 @@ class Table:
         change = self.values(a, metric, look_a, seeds=seeds) - self.values(b, metric, look_b, seeds=seeds)
         if prompts is not None:
             change = change[:, prompts]
-        return _figure(seed_prompt_interval(change), change)
+        return figure_of(change)
+
+    def size(self, *trainings: str, look: str = "end") -> dict[str, int]:
+        """Training seeds that all of these have, and prompt-and-noise pairs over all of them."""
+        seeds = self.seeds(*trainings)
+        return {"seeds": len(seeds), "pairs": self.values(trainings[0], "overall", look, seeds=seeds).size}
+
+
+def figure_of(values: Float[np.ndarray, "t p"]) -> Figure:
+    """The mean of values by training seed and prompt, with its interval over both."""
+    return _figure(seed_prompt_interval(values), values)
 
 
 def _figure(interval: Interval, values: Float[np.ndarray, "t p"]) -> Figure:

@@ -19,6 +19,7 @@ from unifl.assembly.open_model import Opened, open_model
 from unifl.assembly.recipe import Recipe, find_recipe, load_recipe, recipes_folder
 from unifl.assembly.run import run_recipe
 from unifl.evaluation import Judge, picture_grid, score_images
+from unifl.evaluation.audit import read_metrics
 from unifl.models.generator import MixedPrecision
 from unifl.reproduce.parts import Look, Piece, PromptSet, Scores, Training, known, world_sha256
 from unifl.reproduce.prepare import recorded_baseline
@@ -83,7 +84,9 @@ class Workplace:
     def recipe(self, training: Training, seed: int) -> Recipe:
         """The recipe of one training and seed."""
         assert training.recipe is not None
-        start = () if training.start is None else (f"model.lora={self.run_folder(training.start, seed)}",)
+        start: tuple[str, ...] = ()
+        if training.start is not None:
+            start = (f"model.{training.start_as}={self.run_folder(training.start, seed)}",)
         changes = [
             change.replace("$prepared", str(self.prepared)).replace("$runs", str(self.runs))
             for change in training.changes
@@ -145,6 +148,7 @@ def measure(place: Workplace, training: Training, seed: int) -> Piece:
         looks=looks,
         seconds={"training": trained - began, "judging": time.perf_counter() - trained},
         threads=torch.get_num_threads(),
+        logs=_logged(place, training, seed),
     )
     piece.save(place.piece_file(training.name, seed))
     return piece
@@ -192,6 +196,13 @@ def _opened(place: Workplace, training: Training, seed: int, look: Look) -> Open
 
 
 @torch.no_grad()
+def _logged(place: Workplace, training: Training, seed: int) -> dict[str, Float[np.ndarray, " s"]]:
+    if not training.logs:
+        return {}
+    rows = read_metrics(place.run_folder(training.name, seed) / "metrics.jsonl")
+    return {name: np.array([row[name] for row in rows]) for name in training.logs}
+
+
 def _drawn(model: Opened, prompts: list[str], seed: int) -> Float[Tensor, "p 3 h w"]:
     how = model.sampling
     return sample(

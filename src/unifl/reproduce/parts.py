@@ -19,7 +19,7 @@ from unifl.disk import write_atomically
 from unifl.errors import UserError
 from unifl.world.assets import ASSETS
 
-_FEATURES = "features"
+_FEATURES, _LOG = "features", "log:"
 
 PromptSet = Literal["held_out", "unknown", "fresh"]
 
@@ -56,21 +56,25 @@ class Training:
         recipe: A recipe of the package; None is the packaged model as it is.
         changes: Overrides; `$prepared` and `$runs` stand for the folders of small files that were
             prepared, and of large ones.
-        start: The training, of the same seed, whose LoRA this one starts from.
+        start: The training, of the same seed, whose result this one starts from.
+        start_as: As what: a LoRA, or the student of a full training.
         run: The training, of equal recipe and changes, whose runs are judged here in further ways.
         first_seed: Added to the seeds of the reproduction: another one has runs and noise that nobody has looked at.
         needs: Names of what must be prepared before.
         looks: How it is judged.
+        logs: Columns of the run's metrics that are kept.
     """
 
     name: str
     recipe: str | None = None
     changes: tuple[str, ...] = ()
     start: str | None = None
+    start_as: Literal["lora", "student"] = "lora"
     run: str | None = None
     first_seed: int = 0
     needs: tuple[str, ...] = ()
     looks: tuple[Look, ...] = field(default=(Look(),))
+    logs: tuple[str, ...] = ()
 
     def origin(self, seed: int, *, prompts: int, settings: str) -> str:
         """Everything that its scores depend on, as text: two pieces of equal origin have equal scores.
@@ -83,6 +87,8 @@ class Training:
         later = {
             "run": None,
             "first_seed": 0,
+            "start_as": "lora",
+            "logs": (),
         }  # fields that say nothing at their default, so that no piece grows old
         said = {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}
         for look in said["looks"]:
@@ -119,12 +125,14 @@ class Piece:
         looks: Scores by the name of the look.
         seconds: Wall-clock time of training and of judging.
         threads: Threads that it ran with.
+        logs: What was kept of the run's metrics, one number per training step.
     """
 
     origin: str
     looks: dict[str, Scores]
     seconds: dict[str, float]
     threads: int
+    logs: dict[str, Float[np.ndarray, " s"]] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write it whole or not at all."""
@@ -139,6 +147,8 @@ class Piece:
                 arrays[f"{look}/{metric}"] = values.astype(np.float32)
             if scores.features is not None:
                 arrays[f"{look}/{_FEATURES}"] = scores.features.astype(np.float32)
+        for name, column in self.logs.items():
+            arrays[f"{_LOG}{name}"] = column.astype(np.float32)
         packed = io.BytesIO()
         np.savez_compressed(packed, **arrays)
         write_atomically(path, packed.getvalue())
@@ -156,12 +166,17 @@ class Piece:
             about = json.loads(str(data.pop("about")))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} is not a result of `unifl reproduce` ({error}); delete it") from None
+        logs = {
+            key.removeprefix(_LOG): data.pop(key).astype(np.float64)
+            for key in list(data)
+            if key.startswith(_LOG)
+        }
         looks: dict[str, dict[str, np.ndarray]] = {}
         for key, values in data.items():
             look, _, metric = key.rpartition("/")
             looks.setdefault(look, {})[metric] = values.astype(np.float64)
         found = {name: Scores(values, values.pop(_FEATURES, None)) for name, values in looks.items()}
-        return cls(about["origin"], found, about["seconds"], about["threads"])
+        return cls(about["origin"], found, about["seconds"], about["threads"], logs)
 
 
 def known(path: Path, origin: str) -> Piece | None:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from unifl.assembly.proxy import ProxyRequest, fit_proxy
 from unifl.data.selection import (
     SelectionConfig,
     average_nearest_similarity,
@@ -16,6 +17,7 @@ from unifl.data.selection import (
 )
 from unifl.data.selection.similarity import scale_to_length_one
 from unifl.disk import write_atomically
+from unifl.feedback.latent_proxy_fit import ProxyFitConfig
 from unifl.models import load_generator
 from unifl.randomness import permutation
 from unifl.reproduce.unknown import fit_critic
@@ -25,6 +27,7 @@ from unifl.world.scenes import sample_prompts
 
 BASELINE_PROMPTS, BASELINE_SEED = 200, 51
 """Training prompts on which the validation judge chooses how the packaged model is sampled."""
+PROXY_STEPS = 800
 NUM_SELECTED, SIMILARITY = 128, 0.8
 """Prompts of each list, and the largest cosine that two actively selected ones may have."""
 
@@ -65,6 +68,21 @@ def _critic(folder: Path, runs: Path) -> None:
     fit_critic(runs / "unknown-critic")
 
 
+def _proxy(folder: Path, runs: Path) -> None:
+    """A latent proxy that knows captions and no expert; the same for all training seeds."""
+    if not (runs / "proxy" / "config.json").is_file():
+        fit_proxy(
+            ProxyRequest(
+                model="world:pipeline",
+                data="world:scenes",
+                folder=runs / "proxy",
+                cache=runs / "proxy-cache",
+                text="hashed",
+                fit=ProxyFitConfig(steps=PROXY_STEPS),
+            )
+        )
+
+
 def _prompts(folder: Path, runs: Path) -> None:
     """As many training prompts chosen actively as at random, and how alike those of each list are."""
     if (folder / "prompts.json").is_file():
@@ -93,4 +111,5 @@ PREPARATIONS: dict[str, Callable[[Path, Path], None]] = {
     "baselines-50": partial(_baselines, steps=(1, 2, 8, 50)),
     "critic": _critic,
     "prompts": _prompts,
+    "proxy": _proxy,
 }

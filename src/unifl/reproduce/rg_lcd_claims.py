@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from unifl.metrics.frechet import frechet_distance, frechet_replicates
-from unifl.metrics.intervals import bootstrap_counts, centred_interval, seed_prompt_interval
 from unifl.reproduce.claims import Curves, Finding, Row, decided, win_row
-from unifl.reproduce.figures import Figure, Table
+from unifl.reproduce.distances import distance
+from unifl.reproduce.figures import Table, figure_of
 from unifl.reproduce.paper import Decide, Paper
+from unifl.reproduce.proxy_claims import black_box, hacking
 from unifl.reproduce.readings import of_distillation
 from unifl.reproduce.rg_lcd_trainings import NUM_PROMPTS, SEEDS, STEP_COUNTS, TEACHER_STEPS, trainings
 
@@ -20,18 +20,19 @@ _SHARES = {2: 0.85, 1: 0.6}
 """Of the teacher's alignment in its 50 steps, by the student's steps."""
 _GAP = 0.5
 """Of the gap between the teacher in 4 steps and in 50."""
-_RESAMPLES = 200
 
 
 def distilled(table: Table, prepared: Path) -> Finding:
     """Claim a: a consistency model in a few steps against its teacher in 50."""
     reached = {
-        steps: _figure(_aligned(table, "lcd", f"steps-{steps}") - share * _aligned(table, "teacher", _FULL))
+        steps: figure_of(_aligned(table, "lcd", f"steps-{steps}") - share * _aligned(table, "teacher", _FULL))
         for steps, share in _SHARES.items()
     }
     few, many = _aligned(table, "teacher", "steps-4"), _aligned(table, "teacher", _FULL)
-    closed = _figure(_aligned(table, "lcd", "steps-4") - few - _GAP * (many - few))
-    nearer = _closed_distance(table)
+    closed = figure_of(_aligned(table, "lcd", "steps-4") - few - _GAP * (many - few))
+    seeds = table.seeds("lcd", "teacher", "real")
+    far, near = (distance(table, "teacher", look, seeds=seeds) for look in ("steps-4", _FULL))
+    nearer = (far + (near - far) * _GAP - distance(table, "lcd", "steps-4", seeds=seeds)).figure
     rows = [
         Row(what=f"alignment: lcd in {n} steps - {share:g} x teacher in 50", figure=reached[n])
         for n, share in _SHARES.items()
@@ -43,7 +44,9 @@ def distilled(table: Table, prepared: Path) -> Finding:
             what = f"{model} in {look.removeprefix('steps-')} steps"
             rows.append(Row(what=f"alignment: {what}", figure=table.mean(model, "alignment", look)))
             rows.append(Row(what=f"overall: {what}", figure=table.mean(model, "overall", look)))
-            rows.append(Row(what=f"Frechet distance: {what}", figure=_distance(table, model, look)))
+            rows.append(
+                Row(what=f"Frechet distance: {what}", figure=distance(table, model, look, seeds=seeds).figure)
+            )
     return decided(
         "a", "Consistency distillation does in 1 to 4 steps nearly what its teacher does in 50",
         paper="arXiv 2310.04378: 2 to 4 steps near 50",
@@ -55,7 +58,7 @@ def distilled(table: Table, prepared: Path) -> Finding:
         holds=all(figure.low >= 0 for figure in (*reached.values(), closed, nearer)), rows=rows,
         pictures={f"teacher-{_FULL}": "teacher, 50 steps", "lcd-steps-1": "1 step", "lcd-steps-2": "2 steps",
                   "lcd-steps-4": "4 steps"},
-        curves=_curves(table, ("lcd", "teacher")), **_size(table, "lcd"),
+        curves=_curves(table, ("lcd", "teacher")), **table.size("lcd", "teacher", look="steps-2"),
     )  # fmt: skip
 
 
@@ -94,24 +97,12 @@ def guided(table: Table, prepared: Path) -> Finding:
         holds=wins[2].low > 0.5, rows=rows,
         pictures={f"teacher-{_FULL}": "teacher, 50 steps", "lcd-steps-2": "lcd, 2 steps",
                   "rg-lcd-steps-2": "rg-lcd, 2 steps"},
-        curves=_curves(table, ("rg-lcd", "lcd", "teacher")), **_size(table, "rg-lcd"),
+        curves=_curves(table, ("rg-lcd", "lcd", "teacher")), **table.size("rg-lcd", "teacher", look="steps-2"),
     )  # fmt: skip
-
-
-def _size(table: Table, training: str) -> dict[str, int]:
-    seeds = table.seeds(training, "teacher")
-    return {"seeds": len(seeds), "pairs": table.values(training, "overall", "steps-2", seeds=seeds).size}
 
 
 def _aligned(table: Table, training: str, look: str) -> Float[np.ndarray, "t p"]:
     return table.values(training, "alignment", look, seeds=table.seeds(training, "teacher", "lcd"))
-
-
-def _figure(values: Float[np.ndarray, "t p"]) -> Figure:
-    found = seed_prompt_interval(values)
-    return Figure(
-        found.value, found.low, found.high, found.n, seeds=tuple(np.nanmean(values, axis=1).tolist())
-    )
 
 
 def _curves(table: Table, models: tuple[str, ...]) -> Curves:
@@ -128,49 +119,12 @@ def _curves(table: Table, models: tuple[str, ...]) -> Curves:
     }
 
 
-# --- Frechet distance to held-out scenes, all training seeds together ------------------------------------------
-
-
-def _features(table: Table, training: str, look: str) -> Float[np.ndarray, "n k"]:
-    parts = [
-        table.pieces[training, seed].looks[look].features for seed in table.seeds("lcd", "teacher", "real")
-    ]
-    assert all(part is not None for part in parts)
-    return np.concatenate([part for part in parts if part is not None])
-
-
-def _replicates(table: Table, training: str, look: str) -> tuple[float, Float[np.ndarray, " r"]]:
-    """The distance, and that of resamples of prompts, which all models and seeds share."""
-    own, real = _features(table, training, look), _features(table, "real", "real")
-    seeds = len(table.seeds("lcd", "teacher", "real"))
-    counts = np.tile(bootstrap_counts(len(own) // seeds, resamples=_RESAMPLES), (1, seeds))
-    return frechet_distance(own, real), frechet_replicates(own, real, counts)
-
-
-def _distance(table: Table, training: str, look: str) -> Figure:
-    value, replicates = _replicates(table, training, look)
-    return _pooled(table, value, replicates)
-
-
-def _closed_distance(table: Table) -> Figure:
-    found = [
-        _replicates(table, training, look)
-        for training, look in (("teacher", "steps-4"), ("teacher", _FULL), ("lcd", "steps-4"))
-    ]
-    value, replicates = (few + _GAP * (many - few) - ours for few, many, ours in (zip(*found, strict=True)))
-    return _pooled(table, float(value), np.asarray(replicates))
-
-
-def _pooled(table: Table, value: float, replicates: Float[np.ndarray, " r"]) -> Figure:
-    n = len(_features(table, "real", "real"))
-    found = centred_interval(value, replicates, n=n)
-    return Figure(found.value, found.low, found.high, n, seeds=())
-
-
-CLAIMS: dict[str, Decide] = {"a": distilled, "b": guided}
+CLAIMS: dict[str, Decide] = {"a": distilled, "b": guided, "c": hacking, "d": black_box}
 NEEDED: dict[str, tuple[str, ...]] = {
     "a": ("real", "teacher", "lcd"),
     "b": ("real", "teacher", "lcd", "rg-lcd"),
+    "c": ("real", "lcd", "lcd-longer", "direct", "proxy", "proxy-frozen"),
+    "d": ("lcd", "lcd-longer", "jpeg", "proxy-frozen"),
 }
 PAPER = Paper(
     name="rg-lcd",

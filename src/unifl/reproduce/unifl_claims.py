@@ -30,11 +30,6 @@ def _changes(table: Table, a: str, b: str, metrics: tuple[str, ...], *, look: st
     ]
 
 
-def _size(table: Table, *trainings: str, look: str = "end") -> dict[str, int]:
-    seeds = table.seeds(*trainings)
-    return {"seeds": len(seeds), "pairs": table.values(trainings[0], "overall", look, seeds=seeds).size}
-
-
 def _wins_over(
     table: Table, name: str, statement: str, paper: str, a: str, b: str, *, notes: str = ""
 ) -> Finding:
@@ -45,7 +40,7 @@ def _wins_over(
     return decided(
         name, statement, paper=paper, rule="the lower bound of the win rate is above 50 %",
         holds=rate.low > 0.5, rows=rows, notes=notes,
-        pictures={"base-end": "base", f"{b}-end": b, f"{a}-end": a}, **_size(table, a, b),
+        pictures={"base-end": "base", f"{b}-end": b, f"{a}-end": a}, **table.size(a, b),
     )  # fmt: skip
 
 
@@ -118,7 +113,7 @@ def hacking(table: Table, prepared: Path) -> Finding:
             "base-again-steps-4": "base", "frozen-again-end": "frozen", "adversarial-again-end": "adversarial",
         },
         prompts="fresh",
-        **_size(table, "frozen-again", "adversarial-again"),
+        **table.size("frozen-again", "adversarial-again"),
     )  # fmt: skip
 
 
@@ -195,7 +190,7 @@ def style(table: Table, prepared: Path) -> Finding:
             "style-again-weaker": "style feedback",
         },
         prompts="fresh",
-        **_size(table, "style-again", "finetune-again", look="weaker"),
+        **table.size("style-again", "finetune-again", look="weaker"),
     )  # fmt: skip
 
 
@@ -249,7 +244,7 @@ def hinge(table: Table, prepared: Path) -> Finding:
             "seen: the difference was 0.001, with an interval above 0, and no eye would see it. Within 30 steps the "
             "rewards do not reach levels beyond the calibrated ones."
         ),
-        pictures={f"{model}-end": level for level, model in names.items()}, **_size(table, *names.values()),
+        pictures={f"{model}-end": level for level, model in names.items()}, **table.size(*names.values()),
     )  # fmt: skip
 
 
@@ -282,7 +277,7 @@ def steps(table: Table, prepared: Path) -> Finding:
         rule="it beats the base at 2, 4 and 8 steps (lower bounds above 50 %), and 1 step is worse than 4 (interval)",
         holds=all(wins[n].low > 0.5 for n in (2, 4, 8)) and worse.high < 0, rows=rows,
         pictures={f"stage2-{look}": f"stage 2, {n} steps" for n, look in looks.items()},
-        curves={"gold: overall over sampler steps": curve}, **_size(table, "stage2", "base", look="steps-4"),
+        curves={"gold: overall over sampler steps": curve}, **table.size("stage2", "base", look="steps-4"),
     )  # fmt: skip
 
 
@@ -312,13 +307,13 @@ def together(table: Table, prepared: Path) -> Finding:
             "than 0.02 against its objective alone (lower bounds above -0.02)"
         ),
         holds=all(gain.low > 0 for gain in works) and all(change.low > -0.02 for change in kept), rows=deciding + rows,
-        pictures={f"{name}-end": name.replace("-", " ") for name in names}, **_size(table, *names),
+        pictures={f"{name}-end": name.replace("-", " ") for name in names}, **table.size(*names),
     )  # fmt: skip
 
 
 def unknown(table: Table, prepared: Path) -> Finding:
     """Claim i: concepts outside the critic's training set."""
-    size = _size(table, "unknown-structure", "base", look="unknown")
+    size = table.size("unknown-structure", "base", look="unknown")
     prompts = held_out_prompts(size["pairs"] // size["seeds"], "unknown")
     alone = np.array([names_only_unknown(prompt) for prompt in prompts])
 
