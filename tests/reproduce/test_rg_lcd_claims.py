@@ -17,7 +17,7 @@ from unifl.reproduce.rg_lcd_trainings import LENGTH
 from unifl.reproduce.unifl_trainings import trainings as unifl_trainings
 
 PROMPTS, SEEDS, WIDTH = 100, 3, 6
-READ = (*METRICS, "reward_detail", "reward_global", "high_frequency", "jpeg")
+READ = (*METRICS, "reward_detail", "reward_detail", "high_frequency", "jpeg")
 GOOD = {
     "teacher/steps-50": {"alignment": 0.9, "overall": 0.8},
     "teacher/steps-4": {"alignment": 0.6, "overall": 0.7, "far": 2.0},
@@ -25,12 +25,11 @@ GOOD = {
     "lcd/steps-2": {"alignment": 0.85},
     "lcd/steps-4": {"alignment": 0.85, "far": 0.2},
     "rg-lcd/steps-2": {"overall": 0.9},
-    "lcd-longer/steps-2": {"reward_global": 0.0, "high_frequency": 0.1, "jpeg": 2.0, "far": 0.2},
-    "direct/after-50": {"reward_global": 1.0, "high_frequency": 0.3, "far": 0.4},
-    "direct/after-100": {"reward_global": 2.5, "high_frequency": 0.6, "far": 1.0},
-    "direct/after-150": {"reward_global": 3.0, "high_frequency": 0.7, "far": 1.5},
-    "direct/steps-2": {"reward_global": 3.0, "high_frequency": 0.7, "far": 2.0},
-    "proxy/steps-2": {"reward_global": 2.0, "high_frequency": 0.2, "overall": 0.7, "far": 0.3},
+    "lcd-longer/steps-2": {"reward_detail": 0.0, "high_frequency": 0.1, "jpeg": 2.0, "far": 0.2},
+    "direct/after-20": {"reward_detail": 1.0, "high_frequency": 0.3, "far": 0.4},
+    "direct/after-30": {"reward_detail": 2.5, "high_frequency": 0.6, "far": 1.0},
+    "direct/steps-2": {"reward_detail": 3.0, "high_frequency": 0.7, "far": 2.0},
+    "proxy/steps-2": {"reward_detail": 2.0, "high_frequency": 0.2, "overall": 0.7, "far": 0.3},
     "proxy-frozen/steps-2": {"jpeg": 2.0},
     "jpeg/steps-2": {"jpeg": 1.5},
 }
@@ -49,7 +48,7 @@ def made_up(**changes):
                 values = {m: means.get(m, 0.5) + rng.normal(0, 0.05, PROMPTS) for m in READ}
                 features = rng.normal(means.get("far", 0.0), 1.0, (PROMPTS, WIDTH))
                 looks[look.name] = Scores(values, features)
-            logs = {name: np.full(200, 0.75) for name in training.logs}
+            logs = {name: np.full(LENGTH, 0.75) for name in training.logs}
             pieces[training.name, seed] = Piece(
                 "made up", looks, {"training": 60.0, "judging": 30.0}, 1, logs
             )
@@ -80,18 +79,18 @@ def test_all_hold_where_the_scores_say_so(tmp_path):
         ("b", {"rg_lcd__steps_2": {"overall": 0.79}}),
         (
             "c",
-            {"direct__steps_2": {"reward_global": 3.0, "high_frequency": 0.1, "far": 2.0}},
+            {"direct__steps_2": {"reward_detail": 3.0, "high_frequency": 0.1, "far": 2.0}},
         ),  # no more than LCD
         (
             "c",
-            {"direct__after_100": {"reward_global": 2.5, "high_frequency": 0.1, "far": 1.0}},
+            {"direct__after_30": {"reward_detail": 2.5, "high_frequency": 0.1, "far": 1.0}},
         ),  # fine at equal reward
         (
             "c",
-            {"proxy__steps_2": {"reward_global": 1.3, "high_frequency": 0.2, "overall": 0.7, "far": 0.3}},
+            {"proxy__steps_2": {"reward_detail": 1.3, "high_frequency": 0.2, "overall": 0.7, "far": 0.3}},
         ),  # not half
-        ("c", {"proxy__steps_2": {"reward_global": 2.0, "high_frequency": 0.2, "overall": 0.5, "far": 0.3}}),
-        ("c", {"proxy__steps_2": {"reward_global": 2.0, "high_frequency": 0.2, "overall": 0.7, "far": 2.0}}),
+        ("c", {"proxy__steps_2": {"reward_detail": 2.0, "high_frequency": 0.2, "overall": 0.5, "far": 0.3}}),
+        ("c", {"proxy__steps_2": {"reward_detail": 2.0, "high_frequency": 0.2, "overall": 0.7, "far": 2.0}}),
         ("d", {"jpeg__steps_2": {"jpeg": 1.85}}),  # 7.5 % smaller
         ("d", {"jpeg__steps_2": {"jpeg": 1.5, "alignment": 0.4}}),
         ("d", {"proxy_frozen__steps_2": {"jpeg": 1.4}}),
@@ -110,15 +109,15 @@ def test_the_page_says_whose_it_is(tmp_path):
 
 
 def test_equal_reward_is_the_first_look_that_reaches_it():
-    assert equal_reward(made_up()) == "after-100"
-    late = {"reward_global": 9.0}
+    assert equal_reward(made_up()) == "after-30"
+    late = {"reward_detail": 9.0}
     assert equal_reward(made_up(proxy__steps_2=late)) == "steps-2"  # never reached: the end
 
 
 def test_agreement_is_drawn_and_told(tmp_path):
     finding = verdict("c", tmp_path)
     points = finding.curves["agreement of proxy and expert over training steps"]["proxy"]
-    assert len(points) == 20 and points[0] == pytest.approx((5.0, 0.75, 0.75, 0.75))
+    assert len(points) == LENGTH // 10 and points[0] == pytest.approx((5.0, 0.75, 0.75, 0.75))
     assert "75.0%" in finding.notes
 
 
@@ -137,7 +136,7 @@ def test_trainings_have_recipes_and_differ_in_the_rewards_alone(tmp_path):
         runs=tmp_path, results=tmp_path, judge=Silent(), trainings=dict(by_name(PAPER.trainings())), num_prompts=5,
         readings=PAPER.readings, keeps_features=True,
     )  # fmt: skip
-    plain, guided = (place.recipe(place.trainings[name], 1) for name in ("lcd", "rg-lcd"))
+    plain, guided = (place.recipe(place.trainings[name], 1) for name in ("no-reward", "rg-lcd"))
     assert plain.training.seed == 1 and plain.method.rewards is None and guided.method.rewards.active
     plain.method.rewards = guided.method.rewards
     plain.rewards, plain.output_dir = guided.rewards, guided.output_dir
@@ -155,11 +154,14 @@ def test_those_after_lcd_start_from_it_and_differ_in_the_reward(tmp_path):
         assert recipe.model.student == str(place.run_folder("lcd", 2))
         assert recipe.training.max_train_steps == LENGTH and recipe.training.lr_scheduler != "constant"
     assert (
-        recipes["direct"].method.rewards.active == ["global"] and not recipes["direct"].method.rewards.levels
+        recipes["direct"].method.rewards.active == ["detail"] and not recipes["direct"].method.rewards.levels
     )
     assert recipes["proxy"].method.proxy.train and not recipes["proxy-frozen"].method.proxy.train
     assert recipes["jpeg"].method.proxy.weight == recipes["proxy"].method.proxy.weight
     plain, proxy = recipes["lcd-longer"], recipes["proxy"]
+    direct = recipes["direct"]
+    direct.rewards, direct.method.rewards, direct.output_dir = {}, None, plain.output_dir
+    assert direct == plain
     plain.method.proxy, plain.proxy, plain.expert = proxy.method.proxy, proxy.proxy, proxy.expert
     plain.training.optimizers, plain.output_dir = proxy.training.optimizers, proxy.output_dir
     assert plain == proxy

@@ -45,7 +45,7 @@ def proxy(
 
     For example:
 
-        unifl proxy world:pipeline world:scenes runs/proxy --text hashed --steps 800
+        unifl proxy world:pipeline world:scenes runs/proxy --tower resnet --width 32 --text hashed --steps 200
         unifl proxy path/to/sd15 pictures runs/proxy --depth 12
     """
     quiet_libraries()

@@ -27,7 +27,7 @@ from unifl.world.scenes import sample_prompts
 
 BASELINE_PROMPTS, BASELINE_SEED = 200, 51
 """Training prompts on which the validation judge chooses how the packaged model is sampled."""
-PROXY_STEPS = 800
+PROXY_STEPS = 200
 NUM_SELECTED, SIMILARITY = 128, 0.8
 """Prompts of each list, and the largest cosine that two actively selected ones may have."""
 
@@ -77,6 +77,8 @@ def _proxy(folder: Path, runs: Path) -> None:
                 data="world:scenes",
                 folder=runs / "proxy",
                 cache=runs / "proxy-cache",
+                tower="resnet",
+                width=32,
                 text="hashed",
                 fit=ProxyFitConfig(steps=PROXY_STEPS),
             )

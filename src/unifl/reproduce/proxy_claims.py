@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,9 @@ import numpy as np
 from unifl.reproduce.claims import Curves, Finding, Row, decided, win_row
 from unifl.reproduce.distances import Distance, distance
 from unifl.reproduce.figures import Figure, Table, figure_of
-from unifl.reproduce.rg_lcd_trainings import EXPERT, FOLLOWED_STEPS, LENGTH
+from unifl.reproduce.rg_lcd_trainings import EXPERT, FOLLOWED, LENGTH, PROXIES
 
-_LOOK = _START = "steps-2"
+_LOOK = "steps-2"
 _PLAIN = "lcd-longer"
 """Distilled as long as the others, without a reward."""
 _HALF = 0.5
@@ -31,42 +32,24 @@ _AGREEMENT = "proxy/agreement"
 
 def hacking(table: Table, prepared: Path) -> Finding:
     """Claim c: a reward that is climbed directly is hacked; through a proxy it is not."""
-    models = ("direct", "proxy", "proxy-frozen", _PLAIN)
-    equal = equal_reward(table)
-    rises = {
-        name: _differences(table, name, _PLAIN, seeds=table.seeds(*models)) for name in ("direct", "proxy")
-    }
-    lower = _differences(table, "direct", "proxy", seeds=table.seeds(*models))
-    lower_at_equal = _differences(table, "direct", "proxy", seeds=table.seeds(*models), look=equal)
-    gain = table.change(EXPERT, "proxy", _PLAIN, look_a=_LOOK, look_b=_LOOK)
-    half = _beyond_half(table)
-    liked = table.wins("proxy", "direct", look_a=_LOOK, look_b=_LOOK)
-    rows = [win_row("gold: proxy beats direct", liked)]
-    rows += [Row(what=f"{what}: direct - lcd", figure=figure) for what, figure in rises["direct"].items()]
-    rows += [Row(what=f"{what}: direct - proxy", figure=figure) for what, figure in lower.items()]
-    rows += [
-        Row(what=f"{what}: direct at equal reward ({equal}) - proxy", figure=figure)
-        for what, figure in lower_at_equal.items()
-    ]
-    rows += [
-        Row(what="expert's reward: proxy - lcd", figure=gain),
-        Row(what="expert's reward: (proxy - lcd) - half of (direct - lcd)", figure=half),
-        win_row(
-            f"gold: proxy beats direct at equal reward ({equal})",
-            table.wins("proxy", "direct", look_a=_LOOK, look_b=equal),
-        ),
-        win_row("gold: proxy beats lcd", table.wins("proxy", _PLAIN, look_a=_LOOK, look_b=_LOOK)),
-        win_row(
-            "gold: proxy beats frozen proxy", table.wins("proxy", "proxy-frozen", look_a=_LOOK, look_b=_LOOK)
-        ),
-    ]
+    seeds = table.seeds("direct", "proxy-frozen", "lcd", _PLAIN, *PROXIES)
+    rises = _differences(table, "direct", _PLAIN, seeds=seeds)
+    found = {name: _against_direct(table, name, seeds) for name in PROXIES}
+    hacked = all(figure.low > 0 for figure in rises.values())
+    ours = found["proxy"]
+    rows = [win_row("gold: proxy beats direct", ours.liked)]
+    rows += [Row(what=f"{what}: direct - lcd", figure=figure) for what, figure in rises.items()]
+    for name, against in found.items():
+        rows += against.rows(name, table)
+    rows.append(win_row("gold: proxy beats frozen proxy", _wins(table, "proxy", "proxy-frozen")))
+    models = (_PLAIN, "direct", *PROXIES, "proxy-frozen")
     rows += [_row(table, name, metric) for metric in _METRICS for name in models]
-    rows += [
-        Row(what=f"Frechet distance: {name}", figure=_far(table, name, table.seeds(*models)).figure)
-        for name in models
-    ]
-    hacked = all(figure.low > 0 for figure in rises["direct"].values())
-    mended = all(figure.low > 0 for figure in (*lower.values(), *lower_at_equal.values()))
+    rows += [Row(what=f"Frechet distance: {name}", figure=_far(table, name, seeds).figure) for name in models]
+    others = ", ".join(
+        f"{name} {'holds' if hacked and against.holds else 'does not hold'}"
+        for name, against in found.items()
+        if name != "proxy"
+    )
     return decided(
         "c", "Climbed directly, a reward is hacked; through a latent proxy its gain comes without that",
         paper="FID 42.7 direct, 17.2 with proxy (ImageReward, 4 steps; second-hand)",
@@ -77,17 +60,80 @@ def hacking(table: Table, prepared: Path) -> Finding:
             "half of the direct run's gain; and gold prefers the proxy's pictures to the direct ones (lower bound "
             "above 50 %)"
         ),
-        holds=hacked and mended and gain.low > 0 and half.value >= 0 and liked.low > 0.5,
-        rows=rows, curves=_curves(table, ("direct", "proxy", "proxy-frozen")),
+        holds=hacked and ours.holds, rows=rows, curves=_curves(table),
         pictures={f"{_PLAIN}-{_LOOK}": "lcd", f"direct-{_LOOK}": "direct", f"proxy-{_LOOK}": "proxy",
                   f"proxy-frozen-{_LOOK}": "frozen proxy"},
         notes=(
-            "All four go on from the same LCD for equally many steps. The proxy and its expert order "
+            f"All go on from the same LCD for {LENGTH} steps. The proxy and its expert order "
             f"{_agreement(table, slice(0, 10)):.1%} of pairs alike in the first ten steps, and "
-            f"{_agreement(table, slice(-50, None)):.1%} in the last fifty (1/2 by chance)."
+            f"{_agreement(table, slice(-50, None)):.1%} in the last fifty (1/2 by chance). Three settings of the proxy "
+            "were fixed before gold saw any run; the first, which the validation judge liked best, decides. "
+            f"By the same rule, {others}."
         ),
-        **table.size(*models, look=_LOOK),
+        **table.size("direct", *PROXIES, look=_LOOK),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Against:
+    """What the rule of claim c reads off one setting of the proxy.
+
+    Attributes:
+        equal: The look of the direct run at equal reward.
+        lower: What the direct run has more of at its end: of high frequencies, of distance.
+        lower_at_equal: The same in that look.
+        gain: Of the expert's reward over LCD.
+        half: Of the same, beyond half of the direct run's.
+        liked: How often gold prefers the proxy.
+    """
+
+    equal: str
+    lower: dict[str, Figure]
+    lower_at_equal: dict[str, Figure]
+    gain: Figure
+    half: Figure
+    liked: Figure
+
+    @property
+    def holds(self) -> bool:
+        """All that the rule asks of the proxy."""
+        lower = all(figure.low > 0 for figure in (*self.lower.values(), *self.lower_at_equal.values()))
+        return lower and self.gain.low > 0 and self.half.value >= 0 and self.liked.low > 0.5
+
+    def rows(self, name: str, table: Table) -> list[Row]:
+        """The lines of one setting."""
+        at_equal = f"direct at equal reward ({self.equal})"
+        return [
+            *(Row(what=f"{what}: direct - {name}", figure=figure) for what, figure in self.lower.items()),
+            *(
+                Row(what=f"{what}: {at_equal} - {name}", figure=figure)
+                for what, figure in self.lower_at_equal.items()
+            ),
+            Row(what=f"expert's reward: {name} - lcd", figure=self.gain),
+            Row(what=f"expert's reward: ({name} - lcd) - half of (direct - lcd)", figure=self.half),
+            win_row(f"gold: {name} beats direct", self.liked),
+            win_row(f"gold: {name} beats {at_equal}", _wins(table, name, "direct", self.equal)),
+            win_row(f"gold: {name} beats lcd", _wins(table, name, _PLAIN)),
+        ]
+
+
+def _against_direct(table: Table, name: str, seeds: list[int]) -> _Against:
+    equal = equal_reward(table, name)
+    gained, direct, plain = (
+        table.values(training, EXPERT, _LOOK, seeds=seeds) for training in (name, "direct", _PLAIN)
+    )
+    return _Against(
+        equal=equal,
+        lower=_differences(table, "direct", name, seeds=seeds),
+        lower_at_equal=_differences(table, "direct", name, seeds=seeds, look=equal),
+        gain=figure_of(gained - plain),
+        half=figure_of(gained - plain - _HALF * (direct - plain)),
+        liked=_wins(table, name, "direct"),
+    )
+
+
+def _wins(table: Table, a: str, b: str, look: str = _LOOK) -> Figure:
+    return table.wins(a, b, look_a=_LOOK, look_b=look)
 
 
 def black_box(table: Table, prepared: Path) -> Finding:
@@ -116,10 +162,10 @@ def black_box(table: Table, prepared: Path) -> Finding:
     )  # fmt: skip
 
 
-def equal_reward(table: Table) -> str:
-    """The direct run's first look whose expert reward is at least that of the proxy at its end."""
-    reached = table.mean("proxy", EXPERT, _LOOK).value
-    looks = [f"after-{step}" for step in FOLLOWED_STEPS]
+def equal_reward(table: Table, proxy: str = "proxy") -> str:
+    """The direct run's first look whose expert reward is at least that of a proxy at its end."""
+    reached = table.mean(proxy, EXPERT, _LOOK).value
+    looks = [f"after-{step}" for step in FOLLOWED["direct"]]
     return next((look for look in looks if table.mean("direct", EXPERT, look).value >= reached), _LOOK)
 
 
@@ -135,14 +181,6 @@ def _far(table: Table, training: str, seeds: list[int], look: str = _LOOK) -> Di
     return distance(table, training, look, seeds=seeds)
 
 
-def _beyond_half(table: Table) -> Figure:
-    proxy, direct, plain = (
-        table.values(name, EXPERT, _LOOK, seeds=table.seeds("proxy", "direct", _PLAIN))
-        for name in ("proxy", "direct", _PLAIN)
-    )
-    return figure_of(proxy - plain - _HALF * (direct - plain))
-
-
 def _row(table: Table, training: str, metric: str) -> Row:
     return Row(what=f"{metric}: {training}", figure=table.mean(training, metric, _LOOK))
 
@@ -152,18 +190,21 @@ def _agreement(table: Table, steps: slice) -> float:
     return float(np.mean(np.concatenate(logs)))
 
 
-def _curves(table: Table, models: tuple[str, ...]) -> Curves:
-    looks = {0: _START, **{step: f"after-{step}" for step in FOLLOWED_STEPS}, LENGTH: _LOOK}
+def _curves(table: Table) -> Curves:
     curves: Curves = {"agreement of proxy and expert over training steps": {"proxy": _agreements(table)}}
     for title, metric in (("expert's reward", EXPERT), ("high frequencies", "high_frequency"),
                           ("gold: overall", "overall")):  # fmt: skip
         curves[f"{title} over training steps"] = {
             model: [
                 (float(step), y.value, y.low, y.high)
-                for step, look in looks.items()
-                for y in [table.mean(model if step else "lcd", metric, look)]
+                for step, name, look in [
+                    (0, "lcd", _LOOK),
+                    *((step, model, f"after-{step}") for step in steps),
+                    (LENGTH, model, _LOOK),
+                ]
+                for y in [table.mean(name, metric, look)]
             ]
-            for model in models
+            for model, steps in FOLLOWED.items()
         }
     return curves
 

@@ -13,7 +13,14 @@ from unifl.reproduce.figures import Table, figure_of
 from unifl.reproduce.paper import Decide, Paper
 from unifl.reproduce.proxy_claims import black_box, hacking
 from unifl.reproduce.readings import of_distillation
-from unifl.reproduce.rg_lcd_trainings import NUM_PROMPTS, SEEDS, STEP_COUNTS, TEACHER_STEPS, trainings
+from unifl.reproduce.rg_lcd_trainings import (
+    NUM_PROMPTS,
+    PROXIES,
+    SEEDS,
+    STEP_COUNTS,
+    TEACHER_STEPS,
+    trainings,
+)
 
 _FULL = f"steps-{TEACHER_STEPS}"
 _SHARES = {2: 0.85, 1: 0.6}
@@ -71,15 +78,15 @@ def guided(table: Table, prepared: Path) -> Finding:
     rows = [win_row(f"rg-lcd in {n} steps beats teacher in 50", rate) for n, rate in wins.items()]
     rows += [
         win_row(
-            f"lcd in {n} steps beats teacher in 50",
-            table.wins("lcd", "teacher", look_a=f"steps-{n}", look_b=_FULL),
+            f"lcd, no reward, in {n} steps beats teacher in 50",
+            table.wins("no-reward", "teacher", look_a=f"steps-{n}", look_b=_FULL),
         )
         for n in STEP_COUNTS
     ]
     rows += [
         win_row(
-            f"rg-lcd beats lcd, both in {n} steps",
-            table.wins("rg-lcd", "lcd", look_a=f"steps-{n}", look_b=f"steps-{n}"),
+            f"rg-lcd beats lcd without reward, both in {n} steps",
+            table.wins("rg-lcd", "no-reward", look_a=f"steps-{n}", look_b=f"steps-{n}"),
         )
         for n in STEP_COUNTS
     ]
@@ -95,9 +102,9 @@ def guided(table: Table, prepared: Path) -> Finding:
         paper="2 steps preferred to 50 by people (abstract): 25 times fewer evaluations",
         rule="the lower bound of the win rate in 2 steps is above 50 %",
         holds=wins[2].low > 0.5, rows=rows,
-        pictures={f"teacher-{_FULL}": "teacher, 50 steps", "lcd-steps-2": "lcd, 2 steps",
+        pictures={f"teacher-{_FULL}": "teacher, 50 steps", "no-reward-steps-2": "no reward, 2 steps",
                   "rg-lcd-steps-2": "rg-lcd, 2 steps"},
-        curves=_curves(table, ("rg-lcd", "lcd", "teacher")), **table.size("rg-lcd", "teacher", look="steps-2"),
+        curves=_curves(table, ("rg-lcd", "no-reward", "teacher")), **table.size("rg-lcd", "teacher", look="steps-2"),
     )  # fmt: skip
 
 
@@ -122,8 +129,8 @@ def _curves(table: Table, models: tuple[str, ...]) -> Curves:
 CLAIMS: dict[str, Decide] = {"a": distilled, "b": guided, "c": hacking, "d": black_box}
 NEEDED: dict[str, tuple[str, ...]] = {
     "a": ("real", "teacher", "lcd"),
-    "b": ("real", "teacher", "lcd", "rg-lcd"),
-    "c": ("real", "lcd", "lcd-longer", "direct", "proxy", "proxy-frozen"),
+    "b": ("real", "teacher", "lcd", "no-reward", "rg-lcd"),
+    "c": ("real", "lcd", "lcd-longer", "direct", *PROXIES, "proxy-frozen"),
     "d": ("lcd", "lcd-longer", "jpeg", "proxy-frozen"),
 }
 PAPER = Paper(

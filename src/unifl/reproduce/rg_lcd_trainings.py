@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from unifl.reproduce.parts import Look, Training
 
 SEEDS = (0, 1, 2)
@@ -9,24 +12,35 @@ NUM_PROMPTS = 680
 """Two thousand pictures over the three seeds, for distances between distributions."""
 STEP_COUNTS = (1, 2, 4, 8)
 TEACHER_STEPS = 50
-LENGTH, FOLLOWED_STEPS = 200, (50, 100, 150)
-"""Training steps that go on from LCD, and those after which these runs are judged too."""
-EXPERT = "reward_global"
-"""The reading that is the expert of claim c."""
+LENGTH = 150
+"""Training steps of claims c and d, which go on from LCD."""
+FOLLOWED: Mapping[str, tuple[int, ...]] = MappingProxyType(
+    {"direct": (10, 20, 30, 50, 100), "proxy": (50, 100), "proxy-frozen": (50, 100)}
+)
+"""Steps after which some of these are judged too; early ones of the direct run, which soon has more reward."""
+EXPERT = "reward_detail"
+"""The reading that is the expert of claim c: a reward that sharp edges please."""
+PROXIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "proxy": ("method.proxy.weight=0.4", "method.proxy.image_blocks=2"),
+        "proxy-strong": ("method.proxy.weight=1.0", "method.proxy.image_blocks=null"),
+        "proxy-stronger": ("method.proxy.weight=2.0", "method.proxy.image_blocks=null"),
+    }
+)
+"""Three settings of the proxy of claim c; the first decides."""
 
 _AT_STEPS = tuple(Look(name=f"steps-{number}", num_steps=number) for number in STEP_COUNTS)
 _IN_TWO = Look(name="steps-2", num_steps=2)
-_FOLLOWED = (
-    *(Look(name=f"after-{step}", num_steps=2, checkpoint=step) for step in FOLLOWED_STEPS),
-    _IN_TWO,
+_AFTER = (
+    f"training.max_train_steps={LENGTH}",
+    "training.checkpointing_steps=10",
+    "training.learning_rate=1e-4",
 )
-_LONGER = (f"training.max_train_steps={LENGTH}", f"training.checkpointing_steps={FOLLOWED_STEPS[0]}")
+_DETAIL = "world:rewards/detail"
 _DIRECT = (
-    "rewards={global: world:rewards/global}",
-    "method.rewards.weights={global: 1.0}",
-    "method.rewards.levels={}",
+    f"rewards={{detail: {_DETAIL}}}",
+    "method.rewards={weights: {detail: 1.0}, balance: gradient_norm, batch_size: 16}",
 )
-_PROXY = ("proxy=$runs/proxy",)
 _FROZEN = ("method.proxy.train=false", "training.optimizers={}", "expert=null")
 _JPEG = ("expert=unifl.feedback:JpegSize", "method.proxy.temperature=0.1")
 
@@ -41,25 +55,37 @@ def trainings() -> tuple[Training, ...]:
             looks=(Look(name=f"steps-{TEACHER_STEPS}", num_steps=TEACHER_STEPS), *_AT_STEPS),
         ),
         Training(name="lcd", recipe="lcd", looks=_AT_STEPS),
-        Training(name="rg-lcd", recipe="rg_lcd", looks=_AT_STEPS),
-        _after_lcd("lcd-longer", "lcd"),
-        _after_lcd("direct", "rg_lcd", *_DIRECT, looks=_FOLLOWED),
-        _after_lcd("proxy", "rg_lcd_proxy", *_PROXY, looks=_FOLLOWED, logs=("proxy/agreement",)),
-        _after_lcd("proxy-frozen", "rg_lcd_proxy", *_PROXY, *_FROZEN, looks=_FOLLOWED),
-        _after_lcd("jpeg", "rg_lcd_proxy", *_PROXY, *_JPEG),
-    )
+        _on("rg-lcd", "rg_lcd", looks=_AT_STEPS),
+        _on("no-reward", "rg_lcd", "method.rewards=null", "rewards={}", looks=_AT_STEPS),
+        _on("lcd-longer", "lcd", *_AFTER),
+        _on("direct", "lcd", *_AFTER, *_DIRECT, looks=_followed("direct")),
+        *(
+            _on(name, "rg_lcd_proxy", *_AFTER, f"expert={_DETAIL}", *changes, proxy=True,
+                looks=_followed(name), logs=("proxy/agreement",))
+            for name, changes in PROXIES.items()
+        ),
+        _on("proxy-frozen", "rg_lcd_proxy", *_AFTER, *PROXIES["proxy"], *_FROZEN, proxy=True,
+            looks=_followed("proxy-frozen")),
+        _on("jpeg", "rg_lcd_proxy", *_AFTER, *PROXIES["proxy"], *_JPEG, proxy=True),
+    )  # fmt: skip
 
 
-def _after_lcd(
+def _on(
     name: str,
     recipe: str,
     *changes: str,
+    proxy: bool = False,
     looks: tuple[Look, ...] = (_IN_TWO,),
     logs: tuple[str, ...] = (),
 ) -> Training:
     """A training whose student goes on from that of LCD."""
-    needs = ("proxy",) if "proxy" in recipe else ()
+    prepared = ("proxy=$runs/proxy",) if proxy else ()
     return Training(
-        name=name, recipe=recipe, changes=(*_LONGER, *changes), start="lcd", start_as="student", needs=needs,
-        looks=looks, logs=logs,
+        name=name, recipe=recipe, changes=(*changes, *prepared), start="lcd", start_as="student",
+        needs=("proxy",) if proxy else (), looks=looks, logs=logs,
     )  # fmt: skip
+
+
+def _followed(name: str) -> tuple[Look, ...]:
+    looks = (Look(name=f"after-{step}", num_steps=2, checkpoint=step) for step in FOLLOWED.get(name, ()))
+    return (*looks, _IN_TWO)
