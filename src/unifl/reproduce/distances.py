@@ -46,21 +46,31 @@ class Distance:
         return Figure(found.value, found.low, found.high, self.n, seeds=())
 
 
-def distance(table: Table, training: str, look: str, *, seeds: Sequence[int]) -> Distance:
-    """From real held-out scenes to what a training draws, in the features of the judge.
+class Distances:
+    """From real held-out scenes to what trainings draw, in the features of the judge; each is computed once.
 
     Args:
-        table: With pieces of the training and of "real".
-        training: Which.
-        look: Which of its looks.
+        table: With pieces of the trainings and of "real".
         seeds: Training seeds whose pictures are put together; the same for all distances that are compared.
     """
-    own, real = _features(table, training, look, seeds), _features(table, _REAL, _REAL, seeds)
-    counts = np.tile(bootstrap_counts(len(own) // len(seeds), resamples=_RESAMPLES), (1, len(seeds)))
-    return Distance(frechet_distance(own, real), frechet_replicates(own, real, counts), len(own))
 
+    def __init__(self, table: Table, seeds: Sequence[int]) -> None:
+        self._table, self._seeds = table, seeds
+        self._found: dict[tuple[str, str], Distance] = {}
 
-def _features(table: Table, training: str, look: str, seeds: Sequence[int]) -> Float[np.ndarray, "n k"]:
-    parts = [table.pieces[training, seed].looks[look].features for seed in seeds]
-    assert all(part is not None for part in parts)
-    return np.concatenate([part for part in parts if part is not None])
+    def __call__(self, training: str, look: str) -> Distance:
+        """Of one look of a training."""
+        if (training, look) not in self._found:
+            self._found[training, look] = self._measured(training, look)
+        return self._found[training, look]
+
+    def _measured(self, training: str, look: str) -> Distance:
+        own, real = self._features(training, look), self._features(_REAL, _REAL)
+        prompts = len(own) // len(self._seeds)
+        counts = np.tile(bootstrap_counts(prompts, resamples=_RESAMPLES), (1, len(self._seeds)))
+        return Distance(frechet_distance(own, real), frechet_replicates(own, real, counts), len(own))
+
+    def _features(self, training: str, look: str) -> Float[np.ndarray, "n k"]:
+        parts = [self._table.pieces[training, seed].looks[look].features for seed in self._seeds]
+        assert all(part is not None for part in parts)
+        return np.concatenate([part for part in parts if part is not None])

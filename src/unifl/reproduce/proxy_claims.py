@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from unifl.reproduce.claims import Curves, Finding, Row, decided, win_row
-from unifl.reproduce.distances import Distance, distance
+from unifl.reproduce.distances import Distances
 from unifl.reproduce.figures import Figure, Table, figure_of
 from unifl.reproduce.rg_lcd_trainings import EXPERT, FOLLOWED, LENGTH, PROXIES
 
@@ -33,8 +33,9 @@ _AGREEMENT = "proxy/agreement"
 def hacking(table: Table, prepared: Path) -> Finding:
     """Claim c: a reward that is climbed directly is hacked; through a proxy it is not."""
     seeds = table.seeds("direct", "proxy-frozen", "lcd", _PLAIN, *PROXIES)
-    rises = _differences(table, "direct", _PLAIN, seeds=seeds)
-    found = {name: _against_direct(table, name, seeds) for name in PROXIES}
+    distance = Distances(table, seeds)
+    rises = _differences(table, distance, "direct", _PLAIN)
+    found = {name: _against_direct(table, distance, name, seeds) for name in PROXIES}
     hacked = all(figure.low > 0 for figure in rises.values())
     ours = found["proxy"]
     rows = [win_row("gold: proxy beats direct", ours.liked)]
@@ -44,7 +45,7 @@ def hacking(table: Table, prepared: Path) -> Finding:
     rows.append(win_row("gold: proxy beats frozen proxy", _wins(table, "proxy", "proxy-frozen")))
     models = (_PLAIN, "direct", *PROXIES, "proxy-frozen")
     rows += [_row(table, name, metric) for metric in _METRICS for name in models]
-    rows += [Row(what=f"Frechet distance: {name}", figure=_far(table, name, seeds).figure) for name in models]
+    rows += [Row(what=f"Frechet distance: {name}", figure=distance(name, _LOOK).figure) for name in models]
     others = ", ".join(
         f"{name} {'holds' if hacked and against.holds else 'does not hold'}"
         for name, against in found.items()
@@ -117,15 +118,15 @@ class _Against:
         ]
 
 
-def _against_direct(table: Table, name: str, seeds: list[int]) -> _Against:
+def _against_direct(table: Table, distance: Distances, name: str, seeds: list[int]) -> _Against:
     equal = equal_reward(table, name)
     gained, direct, plain = (
         table.values(training, EXPERT, _LOOK, seeds=seeds) for training in (name, "direct", _PLAIN)
     )
     return _Against(
         equal=equal,
-        lower=_differences(table, "direct", name, seeds=seeds),
-        lower_at_equal=_differences(table, "direct", name, seeds=seeds, look=equal),
+        lower=_differences(table, distance, "direct", name),
+        lower_at_equal=_differences(table, distance, "direct", name, look=equal),
         gain=figure_of(gained - plain),
         half=figure_of(gained - plain - _HALF * (direct - plain)),
         liked=_wins(table, name, "direct"),
@@ -169,16 +170,14 @@ def equal_reward(table: Table, proxy: str = "proxy") -> str:
     return next((look for look in looks if table.mean("direct", EXPERT, look).value >= reached), _LOOK)
 
 
-def _differences(table: Table, a: str, b: str, *, seeds: list[int], look: str = _LOOK) -> dict[str, Figure]:
+def _differences(
+    table: Table, distance: Distances, a: str, b: str, *, look: str = _LOOK
+) -> dict[str, Figure]:
     """What tells hacking: a in one look minus b at its end."""
     return {
         "high frequencies": table.change("high_frequency", a, b, look_a=look, look_b=_LOOK),
-        "Frechet distance": (_far(table, a, seeds, look) - _far(table, b, seeds)).figure,
+        "Frechet distance": (distance(a, look) - distance(b, _LOOK)).figure,
     }
-
-
-def _far(table: Table, training: str, seeds: list[int], look: str = _LOOK) -> Distance:
-    return distance(table, training, look, seeds=seeds)
 
 
 def _row(table: Table, training: str, metric: str) -> Row:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unifl.reproduce.claims import Curves, Finding, Row, decided, win_row
-from unifl.reproduce.distances import distance
+from unifl.reproduce.distances import Distances
 from unifl.reproduce.figures import Table, figure_of
 from unifl.reproduce.paper import Decide, Paper
 from unifl.reproduce.proxy_claims import black_box, hacking
@@ -37,9 +37,9 @@ def distilled(table: Table, prepared: Path) -> Finding:
     }
     few, many = _aligned(table, "teacher", "steps-4"), _aligned(table, "teacher", _FULL)
     closed = figure_of(_aligned(table, "lcd", "steps-4") - few - _GAP * (many - few))
-    seeds = table.seeds("lcd", "teacher", "real")
-    far, near = (distance(table, "teacher", look, seeds=seeds) for look in ("steps-4", _FULL))
-    nearer = (far + (near - far) * _GAP - distance(table, "lcd", "steps-4", seeds=seeds)).figure
+    distance = Distances(table, table.seeds("lcd", "teacher", "real"))
+    far, near = (distance("teacher", look) for look in ("steps-4", _FULL))
+    nearer = (far + (near - far) * _GAP - distance("lcd", "steps-4")).figure
     rows = [
         Row(what=f"alignment: lcd in {n} steps - {share:g} x teacher in 50", figure=reached[n])
         for n, share in _SHARES.items()
@@ -51,9 +51,7 @@ def distilled(table: Table, prepared: Path) -> Finding:
             what = f"{model} in {look.removeprefix('steps-')} steps"
             rows.append(Row(what=f"alignment: {what}", figure=table.mean(model, "alignment", look)))
             rows.append(Row(what=f"overall: {what}", figure=table.mean(model, "overall", look)))
-            rows.append(
-                Row(what=f"Frechet distance: {what}", figure=distance(table, model, look, seeds=seeds).figure)
-            )
+            rows.append(Row(what=f"Frechet distance: {what}", figure=distance(model, look).figure))
     return decided(
         "a", "Consistency distillation does in 1 to 4 steps nearly what its teacher does in 50",
         paper="arXiv 2310.04378: 2 to 4 steps near 50",

@@ -42,7 +42,11 @@ _DIRECT = (
     "method.rewards={weights: {detail: 1.0}, balance: gradient_norm, batch_size: 16}",
 )
 _FROZEN = ("method.proxy.train=false", "training.optimizers={}", "expert=null")
-_JPEG = ("expert=unifl.feedback:JpegSize", "method.proxy.temperature=0.1")
+_JPEG = (
+    "expert=unifl.feedback:JpegSize",
+    "method.proxy.temperature=0.02",  # kB
+    "method.proxy.image_blocks=null",
+)
 
 
 def trainings() -> tuple[Training, ...]:
