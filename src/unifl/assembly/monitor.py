@@ -97,7 +97,7 @@ class Monitor:
             role=role,
             folder=folder,
             about={
-                "model": [model.pretrained_model_name_or_path, model.lora, model.resolution],
+                "model": [model.pretrained_model_name_or_path, model.lora, model.student, model.resolution],
                 "rewards": configs.plain([config.rewards, recipe.rewards]),
                 "sampling": configs.plain(recipe.sampling),
                 "cut": config.cut,

@@ -166,7 +166,7 @@ def black_box(table: Table, prepared: Path) -> Finding:
 def equal_reward(table: Table, proxy: str = "proxy") -> str:
     """The direct run's first look whose expert reward is at least that of a proxy at its end."""
     reached = table.mean(proxy, EXPERT, _LOOK).value
-    looks = [f"after-{step}" for step in FOLLOWED["direct"]]
+    looks = [f"after-{step}" for step in FOLLOWED]
     return next((look for look in looks if table.mean("direct", EXPERT, look).value >= reached), _LOOK)
 
 
@@ -198,12 +198,12 @@ def _curves(table: Table) -> Curves:
                 (float(step), y.value, y.low, y.high)
                 for step, name, look in [
                     (0, "lcd", _LOOK),
-                    *((step, model, f"after-{step}") for step in steps),
+                    *((step, model, f"after-{step}") for step in (FOLLOWED if model == "direct" else ())),
                     (LENGTH, model, _LOOK),
                 ]
                 for y in [table.mean(name, metric, look)]
             ]
-            for model, steps in FOLLOWED.items()
+            for model in ("direct", *PROXIES, "proxy-frozen")
         }
     return curves
 

@@ -14,10 +14,8 @@ STEP_COUNTS = (1, 2, 4, 8)
 TEACHER_STEPS = 50
 LENGTH = 150
 """Training steps of claims c and d, which go on from LCD."""
-FOLLOWED: Mapping[str, tuple[int, ...]] = MappingProxyType(
-    {"direct": (10, 20, 30, 50, 100), "proxy": (50, 100), "proxy-frozen": (50, 100)}
-)
-"""Steps after which some of these are judged too; early ones of the direct run, which soon has more reward."""
+FOLLOWED = (10, 20, 30, 50, 100)
+"""Steps after which the direct run is judged too: early ones, as it soon has more reward than a proxy brings."""
 EXPERT = "reward_detail"
 """The reading that is the expert of claim c: a reward that sharp edges please."""
 PROXIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -31,6 +29,7 @@ PROXIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 _AT_STEPS = tuple(Look(name=f"steps-{number}", num_steps=number) for number in STEP_COUNTS)
 _IN_TWO = Look(name="steps-2", num_steps=2)
+_FOLLOWED = tuple(Look(name=f"after-{step}", num_steps=2, checkpoint=step) for step in FOLLOWED)
 _AFTER = (
     f"training.max_train_steps={LENGTH}",
     "training.checkpointing_steps=10",
@@ -38,6 +37,7 @@ _AFTER = (
 )
 _DETAIL = "world:rewards/detail"
 _DIRECT = (
+    "training.checkpoints_total_limit=null",
     f"rewards={{detail: {_DETAIL}}}",
     "method.rewards={weights: {detail: 1.0}, balance: gradient_norm, batch_size: 16}",
 )
@@ -62,14 +62,13 @@ def trainings() -> tuple[Training, ...]:
         _on("rg-lcd", "rg_lcd", looks=_AT_STEPS),
         _on("no-reward", "rg_lcd", "method.rewards=null", "rewards={}", looks=_AT_STEPS),
         _on("lcd-longer", "lcd", *_AFTER),
-        _on("direct", "lcd", *_AFTER, *_DIRECT, looks=_followed("direct")),
+        _on("direct", "lcd", *_AFTER, *_DIRECT, looks=(*_FOLLOWED, _IN_TWO)),
         *(
             _on(name, "rg_lcd_proxy", *_AFTER, f"expert={_DETAIL}", *changes, proxy=True,
-                looks=_followed(name), logs=("proxy/agreement",))
+                logs=("proxy/agreement",))
             for name, changes in PROXIES.items()
         ),
-        _on("proxy-frozen", "rg_lcd_proxy", *_AFTER, *PROXIES["proxy"], *_FROZEN, proxy=True,
-            looks=_followed("proxy-frozen")),
+        _on("proxy-frozen", "rg_lcd_proxy", *_AFTER, *PROXIES["proxy"], *_FROZEN, proxy=True),
         _on("jpeg", "rg_lcd_proxy", *_AFTER, *PROXIES["proxy"], *_JPEG, proxy=True),
     )  # fmt: skip
 
@@ -88,8 +87,3 @@ def _on(
         name=name, recipe=recipe, changes=(*changes, *prepared), start="lcd", start_as="student",
         needs=("proxy",) if proxy else (), looks=looks, logs=logs,
     )  # fmt: skip
-
-
-def _followed(name: str) -> tuple[Look, ...]:
-    looks = (Look(name=f"after-{step}", num_steps=2, checkpoint=step) for step in FOLLOWED.get(name, ()))
-    return (*looks, _IN_TWO)
