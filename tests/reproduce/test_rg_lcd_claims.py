@@ -161,6 +161,9 @@ def test_those_after_lcd_start_from_it_and_differ_in_the_reward(tmp_path):
     plain, proxy = recipes["lcd-longer"], recipes["proxy"]
     direct = recipes["direct"]
     direct.rewards, direct.method.rewards, direct.output_dir = {}, None, plain.output_dir
+    direct.training.checkpoints_total_limit = (
+        plain.training.checkpoints_total_limit
+    )  # it is looked at on its way
     assert direct == plain
     plain.method.proxy, plain.proxy, plain.expert = proxy.method.proxy, proxy.proxy, proxy.expert
     plain.training.optimizers, plain.output_dir = proxy.training.optimizers, proxy.output_dir
