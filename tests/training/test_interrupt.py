@@ -14,6 +14,8 @@ from training_toy import Toy, run_folder_bytes, save_toy, toy_config
 from unifl.training import checkpoint, run
 from unifl.training.loop import train
 
+_STUCK = 60.0
+"""Seconds after which a child that takes one hangs: it was forked while a thread of the test runner held a lock."""
 CONFIG = {"checkpointing_steps": 2, "checkpoints_total_limit": 2, "preview_steps": 3}
 
 
@@ -30,7 +32,7 @@ def _train(folder, *, at=None, cpu_seconds=0.0):
 
 
 def _start(folder, **arguments):
-    # forked, so that a child starts in no time: nothing here has threads that a fork could break
+    # forked, so that a child starts in no time
     child = multiprocessing.get_context("fork").Process(target=_train, args=(folder,), kwargs=arguments)
     child.start()
     return child
@@ -52,7 +54,11 @@ def _kill_until_done(folder, seed, *, longest):
     rng, killed = random.Random(seed), 0
     while True:
         child = _start(folder, cpu_seconds=rng.uniform(0.01, longest))
-        child.join()
+        child.join(_STUCK)
+        if child.is_alive():
+            child.kill()
+            child.join()
+            continue
         if child.exitcode == 0:
             return killed
         assert child.exitcode == -signal.SIGPROF
