@@ -31,9 +31,9 @@ def _train(folder, *, at=None, cpu_seconds=0.0):
     list(train(toy, config, folder, save_model=save_toy(toy), resume_from_checkpoint="latest"))
 
 
-def _start(folder, **arguments):
+def _start(folder, method="fork", **arguments):
     # forked, so that a child starts in no time
-    child = multiprocessing.get_context("fork").Process(target=_train, args=(folder,), kwargs=arguments)
+    child = multiprocessing.get_context(method).Process(target=_train, args=(folder,), kwargs=arguments)
     child.start()
     return child
 
@@ -51,13 +51,14 @@ def _kill_until_done(folder, seed, *, longest):
     The timer's signal has no handler and ends the process between two instructions, as SIGKILL does; unlike a
     clock it falls into the same places on a busy machine.
     """
-    rng, killed = random.Random(seed), 0
+    rng, killed, method = random.Random(seed), 0, "fork"
     while True:
-        child = _start(folder, cpu_seconds=rng.uniform(0.01, longest))
+        child = _start(folder, method, cpu_seconds=rng.uniform(0.01, longest))
         child.join(_STUCK)
         if child.is_alive():
             child.kill()
             child.join()
+            method = "spawn"
             continue
         if child.exitcode == 0:
             return killed
