@@ -183,7 +183,7 @@ def test_data_that_makes_no_sense(workspace, images, message):
 
 
 def test_a_student_goes_on_from_an_earlier_one(workspace):
-    """Its first loss is that of the finished student, and the teacher is still the model that both came from."""
+    """It has the finished student's weights, and so has its average; the teacher is what both came from."""
     run_recipe(recipe("training.learning_rate=0.05", "output_dir=first"), progress=False)
     built = assemble(recipe("model.student=first", "output_dir=second"))
     generator = built.generator

@@ -17,7 +17,7 @@ from unifl.reproduce.rg_lcd_trainings import LENGTH
 from unifl.reproduce.unifl_trainings import trainings as unifl_trainings
 
 PROMPTS, SEEDS, WIDTH = 100, 3, 6
-READ = (*METRICS, "reward_detail", "reward_detail", "high_frequency", "jpeg")
+READ = (*METRICS, "reward_detail", "high_frequency", "jpeg")
 GOOD = {
     "teacher/steps-50": {"alignment": 0.9, "overall": 0.8},
     "teacher/steps-4": {"alignment": 0.6, "overall": 0.7, "far": 2.0},
@@ -72,23 +72,13 @@ def test_all_hold_where_the_scores_say_so(tmp_path):
         ("a", {"lcd__steps_2": {"alignment": 0.7}}),  # less than 0.85 of 0.9
         ("a", {"lcd__steps_1": {"alignment": 0.5}}),
         ("a", {"lcd__steps_4": {"alignment": 0.7, "far": 0.2}}),  # below the middle of 0.6 and 0.9
-        (
-            "a",
-            {"lcd__steps_4": {"alignment": 0.85, "far": 1.9}},
-        ),  # as far from real pictures as the teacher in 4
+        ("a", {"lcd__steps_4": {"alignment": 0.85, "far": 1.9}}),  # as far from real ones as the teacher in 4
         ("b", {"rg_lcd__steps_2": {"overall": 0.79}}),
-        (
-            "c",
-            {"direct__steps_2": {"reward_detail": 3.0, "high_frequency": 0.1, "far": 2.0}},
-        ),  # no more than LCD
-        (
-            "c",
-            {"direct__after_30": {"reward_detail": 2.5, "high_frequency": 0.1, "far": 1.0}},
-        ),  # fine at equal reward
-        (
-            "c",
-            {"proxy__steps_2": {"reward_detail": 1.3, "high_frequency": 0.2, "overall": 0.7, "far": 0.3}},
-        ),  # not half
+        # the direct run has no more high frequencies than LCD, at its end and at equal reward
+        ("c", {"direct__steps_2": {"reward_detail": 3.0, "high_frequency": 0.1, "far": 2.0}}),
+        ("c", {"direct__after_30": {"reward_detail": 2.5, "high_frequency": 0.1, "far": 1.0}}),
+        # the proxy gains less than half, is not preferred, or is as far from real pictures
+        ("c", {"proxy__steps_2": {"reward_detail": 1.3, "high_frequency": 0.2, "overall": 0.7, "far": 0.3}}),
         ("c", {"proxy__steps_2": {"reward_detail": 2.0, "high_frequency": 0.2, "overall": 0.5, "far": 0.3}}),
         ("c", {"proxy__steps_2": {"reward_detail": 2.0, "high_frequency": 0.2, "overall": 0.7, "far": 2.0}}),
         ("d", {"jpeg__steps_2": {"jpeg": 1.85}}),  # 7.5 % smaller
@@ -131,11 +121,15 @@ class Silent:
         raise AssertionError
 
 
-def test_trainings_have_recipes_and_differ_in_the_rewards_alone(tmp_path):
-    place = Workplace(
-        runs=tmp_path, results=tmp_path, judge=Silent(), trainings=dict(by_name(PAPER.trainings())), num_prompts=5,
+def workplace(folder):
+    return Workplace(
+        runs=folder, results=folder, judge=Silent(), trainings=dict(by_name(PAPER.trainings())), num_prompts=5,
         readings=PAPER.readings, keeps_features=True,
     )  # fmt: skip
+
+
+def test_trainings_have_recipes_and_differ_in_the_rewards_alone(tmp_path):
+    place = workplace(tmp_path)
     plain, guided = (place.recipe(place.trainings[name], 1) for name in ("no-reward", "rg-lcd"))
     assert plain.training.seed == 1 and plain.method.rewards is None and guided.method.rewards.active
     plain.method.rewards = guided.method.rewards
@@ -144,26 +138,21 @@ def test_trainings_have_recipes_and_differ_in_the_rewards_alone(tmp_path):
 
 
 def test_those_after_lcd_start_from_it_and_differ_in_the_reward(tmp_path):
-    place = Workplace(
-        runs=tmp_path, results=tmp_path, judge=Silent(), trainings=dict(by_name(PAPER.trainings())), num_prompts=5,
-        readings=PAPER.readings, keeps_features=True,
-    )  # fmt: skip
+    place = workplace(tmp_path)
     names = ("lcd-longer", "direct", "proxy", "proxy-frozen", "jpeg")
     recipes = {name: place.recipe(place.trainings[name], 2) for name in names}
     for recipe in recipes.values():
         assert recipe.model.student == str(place.run_folder("lcd", 2))
-        assert recipe.training.max_train_steps == LENGTH and recipe.training.lr_scheduler != "constant"
-    assert (
-        recipes["direct"].method.rewards.active == ["detail"] and not recipes["direct"].method.rewards.levels
-    )
+        assert recipe.training.max_train_steps == LENGTH
+        assert recipe.training.lr_scheduler == "constant_with_warmup"
+    rewards = recipes["direct"].method.rewards
+    assert rewards.active == ["detail"] and not rewards.levels
     assert recipes["proxy"].method.proxy.train and not recipes["proxy-frozen"].method.proxy.train
     assert recipes["jpeg"].method.proxy.weight == recipes["proxy"].method.proxy.weight
-    plain, proxy = recipes["lcd-longer"], recipes["proxy"]
-    direct = recipes["direct"]
+    plain, direct, proxy = (recipes[name] for name in ("lcd-longer", "direct", "proxy"))
     direct.rewards, direct.method.rewards, direct.output_dir = {}, None, plain.output_dir
-    direct.training.checkpoints_total_limit = (
-        plain.training.checkpoints_total_limit
-    )  # it is looked at on its way
+    kept = plain.training.checkpoints_total_limit
+    direct.training.checkpoints_total_limit = kept  # the direct run is looked at on its way, and keeps all
     assert direct == plain
     plain.method.proxy, plain.proxy, plain.expert = proxy.method.proxy, proxy.proxy, proxy.expert
     plain.training.optimizers, plain.output_dir = proxy.training.optimizers, proxy.output_dir

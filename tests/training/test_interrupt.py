@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from functools import partial
 
 import pytest
 from training_toy import Toy, run_folder_bytes, save_toy, toy_config
@@ -14,9 +15,11 @@ from training_toy import Toy, run_folder_bytes, save_toy, toy_config
 from unifl.training import checkpoint, run
 from unifl.training.loop import train
 
-_STUCK = 60.0
-"""Seconds after which a child that takes one hangs: it was forked while a thread of the test runner held a lock."""
 CONFIG = {"checkpointing_steps": 2, "checkpoints_total_limit": 2, "preview_steps": 3}
+# A child starts in no time, from a process that has imported everything and has no thread whose locks a fork could
+# leave held; the test runner may have some.
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload([__name__])
 
 
 def _train(folder, *, at=None, cpu_seconds=0.0):
@@ -31,11 +34,17 @@ def _train(folder, *, at=None, cpu_seconds=0.0):
     list(train(toy, config, folder, save_model=save_toy(toy), resume_from_checkpoint="latest"))
 
 
-def _start(folder, method="fork", **arguments):
-    # forked, so that a child starts in no time
-    child = multiprocessing.get_context(method).Process(target=_train, args=(folder,), kwargs=arguments)
+def _start(folder, **arguments):
+    child = _SERVER.Process(target=_train, args=(folder,), kwargs=arguments)
     child.start()
     return child
+
+
+def _die_at(place, count, seen, name):
+    """Killed when `place` is reached for the `count`-th time."""
+    seen.append(name)
+    if seen.count(place) == count:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +60,10 @@ def _kill_until_done(folder, seed, *, longest):
     The timer's signal has no handler and ends the process between two instructions, as SIGKILL does; unlike a
     clock it falls into the same places on a busy machine.
     """
-    rng, killed, method = random.Random(seed), 0, "fork"
+    rng, killed = random.Random(seed), 0
     while True:
-        child = _start(folder, method, cpu_seconds=rng.uniform(0.01, longest))
-        child.join(_STUCK)
-        if child.is_alive():
-            child.kill()
-            child.join()
-            method = "spawn"
-            continue
+        child = _start(folder, cpu_seconds=rng.uniform(0.01, longest))
+        child.join()
         if child.exitcode == 0:
             return killed
         assert child.exitcode == -signal.SIGPROF
@@ -82,14 +86,7 @@ def test_killed_at_many_random_moments_a_run_ends_the_same(tmp_path, whole, seed
 @pytest.mark.parametrize("place", ["_flush_tree", "prune"])
 @pytest.mark.parametrize("count", [1, 3, 6])
 def test_killed_while_a_checkpoint_is_written(tmp_path, whole, place, count):
-    seen = []
-
-    def die(name):
-        seen.append(name)
-        if seen.count(place) == count:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    child = _start(tmp_path, at=die)
+    child = _start(tmp_path, at=partial(_die_at, place, count, []))
     child.join()
     assert child.exitcode == -signal.SIGKILL
     if place == "_flush_tree":
