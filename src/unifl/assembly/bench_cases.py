@@ -32,7 +32,7 @@ class Parts:
         pipeline: Loads a fresh pipeline; called once per case.
         rewards: By the names that the cases use.
         critics: Likewise.
-        discriminator: The reward that the discriminator starts from.
+        discriminator: The reward that the discriminator starts from; None where no case has one.
         sources: `images` (annotated) and `prompts`.
     """
 
@@ -40,7 +40,7 @@ class Parts:
     pipeline: Callable[[], Any]
     rewards: Mapping[str, Feedback]
     critics: Mapping[str, Critic]
-    discriminator: Feedback
+    discriminator: Feedback | None
     sources: Mapping[str, Any]
 
 
