@@ -107,21 +107,15 @@ def test_some_captions_are_left_out(workspace):
     assert all(kept[0]) and not any(kept[1])
 
 
+def write_proxy(workspace):
+    vae = load_pipeline(workspace / "tiny").vae.config
+    shape = {"channels": 4, "size": 8, "width": 16, "depth": 2, "heads": 2, "patch": 2, "text": "hashed"}
+    save_proxy(make_proxy(LatentProxyConfig(scaling_factor=vae.scaling_factor, **shape)), workspace / "proxy")
+
+
 def test_a_proxy_follows_a_black_box(workspace):
     """JPEG's size, which has no gradient, as the expert: both networks train, and the checkpoint holds the proxy."""
-    pipeline = load_pipeline(workspace / "tiny")
-    vae = pipeline.vae.config
-    config = LatentProxyConfig(
-        channels=4,
-        size=8,
-        scaling_factor=vae.scaling_factor,
-        width=16,
-        depth=2,
-        heads=2,
-        patch=2,
-        text="hashed",
-    )
-    save_proxy(make_proxy(config), workspace / "proxy")
+    write_proxy(workspace)
     changes = [
         "method.proxy={temperature: 0.1, batch_size: 2}",
         "proxy=proxy",
@@ -139,6 +133,30 @@ def test_a_proxy_follows_a_black_box(workspace):
         assemble(recipe("method.proxy={}", "output_dir=third"))
     with pytest.raises(UserError, match="follows an expert; name one"):
         assemble(recipe("method.proxy={}", "proxy=proxy", "output_dir=fourth"))
+
+
+def test_a_saved_proxy_is_a_reward_too(workspace):
+    """On latents, with a gradient, and it stays as it is while a second copy follows an expert."""
+    write_proxy(workspace)
+    built = assemble(
+        recipe(
+            "rewards={match: proxy}",
+            "method.rewards={weights: {match: 0.5}}",
+            "method.proxy={temperature: 0.1, batch_size: 2, image_blocks: null}",
+            "proxy=proxy",
+            "expert=unifl.feedback.black_box:JpegSize",
+        )
+    )
+    match, follower = built.rewards["match"], built.method.proxy.proxy
+    assert match.space == "latent" and match is not follower
+    assert not any(parameter.requires_grad for parameter in match.parameters())
+    assert any(parameter.requires_grad for parameter in follower.parameters())
+    (batch,) = draw_micro_batches(built.method, Layout(2, 1), seed=0, step=0)
+    found = built.method.step("student", batch)
+    assert found.losses["reward/match"].item() == pytest.approx(-0.5 * found.metrics["reward/match"].item())
+    weight = built.method.parameters["student"][-1]
+    (gradient,) = torch.autograd.grad(found.losses["reward/match"], weight)
+    assert gradient.abs().max() > 0
 
 
 def test_the_finished_model_carries_its_scheduler_and_says_what_it_was_made_for(workspace):

@@ -2,7 +2,7 @@
 
     world:...              what the package ships, see `world_names`
     package.module:name    an object, a class or a function of your own (the working folder is searched too)
-    path                   a folder of reward weights
+    path                   a folder of reward weights, or of a latent proxy
 
 Everything is loaded when a run is put together, and not before.
 """
@@ -21,8 +21,17 @@ from unifl.assembly.objects import is_dotted, made, make_object
 from unifl.assembly.part import Part
 from unifl.errors import UserError
 from unifl.evaluation.judge import Judge
-from unifl.feedback import Critic, CriticConfig, Feedback, NetworkFeedback, as_feedback, open_critic
+from unifl.feedback import (
+    Critic,
+    CriticConfig,
+    Feedback,
+    NetworkFeedback,
+    as_feedback,
+    load_proxy,
+    open_critic,
+)
 from unifl.feedback.combine import Affine, WeightedSum
+from unifl.feedback.latent_proxy_files import is_proxy
 from unifl.feedback.networks import TRUNK_FILE, RewardNetwork, SharedTrunk, load_head, load_trunk
 
 WORLD = world_names.PREFIX
@@ -52,7 +61,7 @@ def feedback(
 
     Args:
         given: `world:rewards/<axis>`; `<folder>/<head>` for weights that `save_family` wrote, or the folder where that
-            has one head; or a dotted path.
+            has one head; the folder of a latent proxy, which stays as it is; or a dotted path.
         name: What the method calls it.
         device: Where its network goes.
         trunks: Trunks that others loaded, by folder; gets this one's.
@@ -67,6 +76,8 @@ def feedback(
         found = as_feedback(
             made(part), name=name, needs_prompt=part.needs_prompt, differentiable=part.differentiable
         )
+    elif is_proxy(part.path):
+        found = load_proxy(part.path)
     else:
         found = _reward_of_folder(Path(part.path).expanduser(), name, {} if trunks is None else trunks)
     _move(found, device)
@@ -142,7 +153,7 @@ def _reward_of_folder(path: Path, name: str, trunks: dict[Path, SharedTrunk]) ->
         place = "discriminator" if name == "discriminator" else f"rewards.{name}"
         raise UserError(
             f"no reward {str(path)!r}; set {place} to a folder that `save_family` wrote or <folder>/<head> of one (see "
-            "docs/extending.md), to world:rewards/<axis>, or to package.module:name"
+            "docs/extending.md), to the folder of a latent proxy, to world:rewards/<axis>, or to package.module:name"
         )
     if folder not in trunks:
         trunks[folder] = load_trunk(folder)

@@ -40,6 +40,11 @@ def save_proxy(proxy: LatentProxy, folder: str | Path) -> Path:
     return folder
 
 
+def is_proxy(folder: str | Path) -> bool:
+    """Whether a latent proxy was saved in a folder."""
+    return (Path(folder).expanduser() / WEIGHTS).is_file()
+
+
 def load_proxy(folder: str | Path, *, device: torch.device | str = "cpu") -> LatentProxy:
     """Read what `save_proxy` wrote, frozen; `unlock` decides what trains.
 
