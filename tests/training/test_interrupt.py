@@ -16,10 +16,10 @@ from unifl.training import checkpoint, run
 from unifl.training.loop import train
 
 CONFIG = {"checkpointing_steps": 2, "checkpoints_total_limit": 2, "preview_steps": 3}
-# A child starts in no time, from a process that has imported everything and has no thread whose locks a fork could
+# A child starts in no time, from a process that has imported what takes long and has no thread whose locks a fork could
 # leave held; the test runner may have some.
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload([__name__])
+_SERVER.set_forkserver_preload([train.__module__])
 
 
 def _train(folder, *, at=None, cpu_seconds=0.0):
