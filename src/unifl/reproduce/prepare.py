@@ -27,7 +27,7 @@ from unifl.world.scenes import sample_prompts
 
 BASELINE_PROMPTS, BASELINE_SEED = 200, 51
 """Training prompts on which the validation judge chooses how the packaged model is sampled."""
-PROXY_STEPS = 200
+PROXY_STEPS, LONG_PROXY_STEPS = 200, 1000
 NUM_SELECTED, SIMILARITY = 128, 0.8
 """Prompts of each list, and the largest cosine that two actively selected ones may have."""
 
@@ -68,19 +68,19 @@ def _critic(folder: Path, runs: Path) -> None:
     fit_critic(runs / "unknown-critic")
 
 
-def _proxy(folder: Path, runs: Path) -> None:
+def _proxy(folder: Path, runs: Path, *, name: str = "proxy", steps: int = PROXY_STEPS) -> None:
     """A latent proxy that knows captions and no expert; the same for all training seeds."""
-    if not (runs / "proxy" / "config.json").is_file():
+    if not (runs / name / "config.json").is_file():
         fit_proxy(
             ProxyRequest(
                 model="world:pipeline",
                 data="world:scenes",
-                folder=runs / "proxy",
+                folder=runs / name,
                 cache=runs / "proxy-cache",
                 tower="resnet",
                 width=32,
                 text="hashed",
-                fit=ProxyFitConfig(steps=PROXY_STEPS),
+                fit=ProxyFitConfig(steps=steps),
             )
         )
 
@@ -114,4 +114,5 @@ PREPARATIONS: dict[str, Callable[[Path, Path], None]] = {
     "critic": _critic,
     "prompts": _prompts,
     "proxy": _proxy,
+    "proxy-long": partial(_proxy, name="proxy-long", steps=LONG_PROXY_STEPS),
 }

@@ -10,7 +10,7 @@ import numpy as np
 from unifl.reproduce.claims import Curves, Finding, Row, decided, win_row
 from unifl.reproduce.distances import Distances
 from unifl.reproduce.figures import Figure, Table, figure_of
-from unifl.reproduce.rg_lcd_trainings import EXPERT, FOLLOWED, LENGTH, PROXIES
+from unifl.reproduce.rg_lcd_trainings import AGAIN_LENGTH, EXPERT, FOLLOWED, LENGTH, PROXIES
 
 _LOOK = "steps-2"
 _PLAIN = "lcd-longer"
@@ -138,18 +138,10 @@ def _wins(table: Table, a: str, b: str, look: str = _LOOK) -> Figure:
 
 
 def black_box(table: Table, prepared: Path) -> Finding:
-    """Claim d: an expert without gradient, the size of a JPEG."""
-    models = ("jpeg", "proxy-frozen", _PLAIN)
-    size = {name: table.values(name, "jpeg", _LOOK, seeds=table.seeds(*models)) for name in models}
-    smaller = figure_of(size["jpeg"] - _SMALLER * size[_PLAIN])
-    aligned = table.change("alignment", "jpeg", _PLAIN, look_a=_LOOK, look_b=_LOOK)
-    less = figure_of(size["jpeg"] - size["proxy-frozen"])
-    rows = [
-        Row(what=f"kB: proxy - {_SMALLER:g} x lcd", figure=smaller),
-        Row(what="alignment: proxy - lcd", figure=aligned),
-        Row(what="kB: proxy - frozen proxy", figure=less),
-        *(_row(table, name, metric) for metric in ("jpeg", *_METRICS[1:]) for name in models),
-    ]
+    """Claim d: an expert without gradient, the size of a JPEG, in two settings of which the second decides."""
+    first, again = _shrunk(table, ""), _shrunk(table, "-again")
+    models = _shrinking("-again")
+    verdict = "holds" if first.holds else "does not hold"
     return decided(
         "d", "An expert without gradient, the size of a JPEG file, is followed through the proxy",
         paper="experts need not be differentiable (abstract)",
@@ -157,10 +149,71 @@ def black_box(table: Table, prepared: Path) -> Finding:
             "the file is at least 10 % smaller than LCD's (interval), alignment falls by no more than 0.05 (lower "
             "bound), and with a frozen proxy the file is larger (interval)"
         ),
-        holds=smaller.high < 0 and aligned.low > -_ALIGNED and less.high < 0, rows=rows,
-        pictures={f"{_PLAIN}-{_LOOK}": "lcd", f"jpeg-{_LOOK}": "proxy", f"proxy-frozen-{_LOOK}": "frozen proxy"},
+        holds=again.holds,
+        rows=[*again.rows(table), *first.rows(table)],
+        pictures={f"{name}-{_LOOK}": title for name, title in zip(
+            models, ("proxy", "frozen proxy", "lcd"), strict=True)},
+        prompts="fresh",
+        notes=(
+            f"The setting fixed first (of {LENGTH} steps; the rows without \"again\") {verdict} by the same rule. "
+            "Then the validation judge was asked again, on training prompts and in runs of another seed: batches of "
+            "64, a proxy pre-trained for five times as many steps, a sharper temperature, and beside the proxy that "
+            "learns from the expert a frozen copy of it as a second reward, which holds alignment; "
+            f"{AGAIN_LENGTH} steps lie between the two lengths that were tried. All controls have the same batches, "
+            "rate and steps. That was fixed before gold saw any run of it, and was judged on new training seeds and "
+            "new held-out prompts; it decides."
+        ),
         **table.size(*models, look=_LOOK),
     )  # fmt: skip
+
+
+def _shrinking(suffix: str) -> tuple[str, str, str]:
+    """The model that follows the size, that of the frozen proxy, and LCD, in one setting of claim d."""
+    return f"jpeg{suffix}", f"proxy-frozen{suffix}", f"{_PLAIN}{suffix}"
+
+
+@dataclass(frozen=True)
+class _Shrunk:
+    """What the rule of claim d reads off one setting.
+
+    Attributes:
+        suffix: Of the names of its models.
+        smaller: kB beyond nine tenths of LCD's.
+        aligned: The change of alignment.
+        less: kB beyond those with a frozen proxy.
+    """
+
+    suffix: str
+    smaller: Figure
+    aligned: Figure
+    less: Figure
+
+    @property
+    def holds(self) -> bool:
+        """All that the rule asks."""
+        return self.smaller.high < 0 and self.aligned.low > -_ALIGNED and self.less.high < 0
+
+    def rows(self, table: Table) -> list[Row]:
+        """The lines of one setting."""
+        again = ", again" if self.suffix else ""
+        models = _shrinking(self.suffix)
+        return [
+            Row(what=f"kB{again}: proxy - {_SMALLER:g} x lcd", figure=self.smaller),
+            Row(what=f"alignment{again}: proxy - lcd", figure=self.aligned),
+            Row(what=f"kB{again}: proxy - frozen proxy", figure=self.less),
+            *(_row(table, name, metric) for metric in ("jpeg", *_METRICS[1:]) for name in models),
+        ]
+
+
+def _shrunk(table: Table, suffix: str) -> _Shrunk:
+    models = followed, frozen, plain = _shrinking(suffix)
+    size = {name: table.values(name, "jpeg", _LOOK, seeds=table.seeds(*models)) for name in models}
+    return _Shrunk(
+        suffix=suffix,
+        smaller=figure_of(size[followed] - _SMALLER * size[plain]),
+        aligned=table.change("alignment", followed, plain, look_a=_LOOK, look_b=_LOOK),
+        less=figure_of(size[followed] - size[frozen]),
+    )
 
 
 def equal_reward(table: Table, proxy: str = "proxy") -> str:

@@ -129,7 +129,10 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "a": ("real", "teacher", "lcd"),
     "b": ("real", "teacher", "lcd", "no-reward", "rg-lcd"),
     "c": ("real", "lcd", "lcd-longer", "direct", *PROXIES, "proxy-frozen"),
-    "d": ("lcd", "lcd-longer", "jpeg", "proxy-frozen"),
+    "d": (
+        *("lcd", "lcd-longer", "jpeg", "proxy-frozen"),
+        *("lcd-again", "lcd-longer-again", "jpeg-again", "proxy-frozen-again"),
+    ),
 }
 PAPER = Paper(
     name="rg-lcd",

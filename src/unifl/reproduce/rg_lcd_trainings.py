@@ -14,6 +14,8 @@ STEP_COUNTS = (1, 2, 4, 8)
 TEACHER_STEPS = 50
 LENGTH = 150
 """Training steps of claims c and d, which go on from LCD."""
+AGAIN_LENGTH = 190
+"""The same in the second setting of claim d."""
 FOLLOWED = (10, 20, 30, 50, 100)
 """Steps after which the direct run is judged too: early ones, as it soon has more reward than a proxy brings."""
 EXPERT = "reward_detail"
@@ -47,6 +49,26 @@ _JPEG = (
     "method.proxy.temperature=0.02",  # kB
     "method.proxy.image_blocks=null",
 )
+# Claim d looked at again, where it had failed once: what the validation judge chose on training prompts, in runs of
+# another seed, fixed before gold saw any run of it, and then judged on new seeds and prompts. A reward for captions,
+# the proxy as it was pre-trained, holds alignment while the other copy of it learns from the expert.
+_AGAIN_SEED = len(SEEDS)
+_IN_TWO_AGAIN = Look(name=_IN_TWO.name, num_steps=2, prompts="fresh")
+_AFTER_AGAIN = (
+    f"training.max_train_steps={AGAIN_LENGTH}",
+    "training.train_batch_size=64",
+    "training.learning_rate=1.4e-4",
+    "training.checkpointing_steps=50",
+)
+_JPEG_AGAIN = (
+    "expert=unifl.feedback:JpegSize",
+    "rewards={match: $runs/proxy-long}",
+    "method.rewards={weights: {match: 0.8}}",
+    "method.proxy.batch_size=64",
+    "method.proxy.weight=0.6",
+    "method.proxy.temperature=0.004",  # kB
+    "method.proxy.image_blocks=null",
+)
 
 
 def trainings() -> tuple[Training, ...]:
@@ -70,6 +92,7 @@ def trainings() -> tuple[Training, ...]:
         ),
         _on("proxy-frozen", "rg_lcd_proxy", *_AFTER, *PROXIES["proxy"], *_FROZEN, proxy=True),
         _on("jpeg", "rg_lcd_proxy", *_AFTER, *PROXIES["proxy"], *_JPEG, proxy=True),
+        *_looked_at_again(),
     )  # fmt: skip
 
 
@@ -87,3 +110,30 @@ def _on(
         name=name, recipe=recipe, changes=(*changes, *prepared), start="lcd", start_as="student",
         needs=("proxy",) if proxy else (), looks=looks, logs=logs,
     )  # fmt: skip
+
+
+def _looked_at_again() -> tuple[Training, ...]:
+    """The second setting of claim d, with controls of as many steps from the same LCD."""
+    followed = ("proxy=$runs/proxy-long", *_JPEG_AGAIN)
+    recipes: dict[str, tuple[str, tuple[str, ...]]] = {
+        "lcd-longer-again": ("lcd", ()),
+        "proxy-frozen-again": ("rg_lcd_proxy", (*followed, *_FROZEN)),
+        "jpeg-again": ("rg_lcd_proxy", followed),
+    }
+    start = Training(name="lcd-again", recipe="lcd", first_seed=_AGAIN_SEED, looks=(_IN_TWO_AGAIN,))
+    return (
+        start,
+        *(
+            Training(
+                name=name,
+                recipe=recipe,
+                changes=(*_AFTER_AGAIN, *changes),
+                start=start.name,
+                start_as="student",
+                first_seed=_AGAIN_SEED,
+                needs=("proxy-long",) if changes else (),
+                looks=(_IN_TWO_AGAIN,),
+            )
+            for name, (recipe, changes) in recipes.items()
+        ),
+    )
