@@ -198,6 +198,27 @@ def test_balanced_rewards_pull_alike_whatever_their_scale(make, micro, sources, 
     assert not torch.allclose(by_hand, quiet, rtol=0.1)
 
 
+@pytest.mark.parametrize(("balance", "ways"), [("weights", 1), ("gradient_norm", 2)])
+def test_several_rewards_share_one_way_back_through_the_decoder(make, micro, sources, balance, ways):
+    """Only where each pull is needed by itself does each go back alone."""
+    passed = []
+    generator = make(full=True)
+    first = generator.pipeline.vae.decoder.conv_in
+    first.register_full_backward_hook(lambda *_: passed.append(1))
+    reward = as_feedback(lambda images, prompts: images[:, 0].mean((1, 2)))
+    config = GuidingConfig(weights={"red": 1.0, "again": 0.5}, balance=balance)
+    method = LCD(
+        generator,
+        LCDConfig(guidance=NoGuidance(), rewards=config),
+        sources=sources,
+        rewards={"red": reward, "again": reward},
+    )
+    passed.clear()  # of the trials of the gradient
+    output = method.step("student", micro())
+    sum(output.losses.values()).backward()
+    assert len(passed) == ways
+
+
 def test_a_level_ends_the_pull_of_a_reward(make, micro, sources):
     def pull(level):
         generator = make(full=True)

@@ -111,14 +111,19 @@ class GuidingTerm:
             loss: The distillation's; its gradient at `raw` is the measure of `balance: gradient_norm`.
         """
         rows = min(self.config.batch_size or len(prompts), len(prompts))
-        leaf = prediction[:rows].detach().requires_grad_()
-        scores = self._scores(leaf, list(prompts[:rows]), output)
+        rewarded = prediction[:rows]
+        balanced = self.config.balance == "gradient_norm"
+        # balanced, each reward's pull is needed by itself, on its own way back; else all share that of the step
+        seen = rewarded.detach().requires_grad_() if balanced else rewarded
+        scores = self._scores(seen, list(prompts[:rows]), output)
         for number, (name, found) in enumerate(scores.items()):
             output.metrics[f"reward/{name}"] = found.detach().mean()
-            score = self._bounded(name, found).mean()
-            (pull,) = torch.autograd.grad(score, leaf, retain_graph=number < len(scores) - 1)
-            weight = self.config.weights[name] * self._balance(pull, prediction[:rows], raw, loss)
-            output.losses[f"reward/{name}"] = -weight * _carrying(score.detach(), pull, prediction[:rows])
+            score, weight = self._bounded(name, found).mean(), self.config.weights[name]
+            if balanced:
+                (pull,) = torch.autograd.grad(score, seen, retain_graph=number < len(scores) - 1)
+                weight = weight * _relative_norm(loss, rewarded, pull, raw)
+                score = _carrying(score.detach(), pull, rewarded)
+            output.losses[f"reward/{name}"] = -weight * score
 
     def _scores(self, latents: Tensor, prompts: list[str], output: StepOutput) -> dict[str, Tensor]:
         """Each reward, one number per row, with a graph that ends at the latents."""
@@ -139,13 +144,6 @@ class GuidingTerm:
         level = self.config.levels.get(name)
         return scores if level is None else -hinge(scores, level)
 
-    def _balance(self, pull: Tensor, prediction: Tensor, raw: Tensor, loss: Tensor) -> Tensor | float:
-        if self.config.balance == "weights":
-            return 1.0
-        (rewarding,) = torch.autograd.grad(prediction, raw, grad_outputs=pull, retain_graph=True)
-        (distilling,) = torch.autograd.grad(loss, raw, retain_graph=True)
-        return distilling.norm() / rewarding.norm().clamp(min=1e-12)
-
     def count(self, count: Evaluations) -> None:
         """Evaluations per training step."""
         before, rows = count.share, min(self.config.batch_size or count.batch_size, count.batch_size)
@@ -155,6 +153,13 @@ class GuidingTerm:
         for name in self.rewards:
             count.add(f"reward/{name} forward+backward")
         count.share = before
+
+
+def _relative_norm(loss: Tensor, prediction: Tensor, pull: Tensor, raw: Tensor) -> Tensor:
+    """How hard a distillation pulls at the network's output, relative to a reward's pull at the prediction."""
+    (rewarding,) = torch.autograd.grad(prediction, raw, grad_outputs=pull, retain_graph=True)
+    (distilling,) = torch.autograd.grad(loss, raw, retain_graph=True)
+    return distilling.norm() / rewarding.norm().clamp(min=1e-12)
 
 
 def _carrying(value: Tensor, gradient: Tensor, at: Tensor) -> Tensor:
