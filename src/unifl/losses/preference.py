@@ -64,7 +64,8 @@ def logistic(
         One loss per pair; log 2 at logits 0 without margin and at any smoothing.
 
     Reference:
-        Wallace et al., Diffusion-DPO, arXiv 2311.12908, eq. 14 (beta T omega there is beta / 2 here).
+        Wallace et al., Diffusion-DPO, arXiv 2311.12908, eq. 14; its beta T omega, times a sum over D dimensions, is
+        beta / (2 D) here.
         Mitchell, A note on DPO with noisy preferences, 2023, eq. 3, for the smoothing.
     """
     z = at_least_float32(logits) - margin
