@@ -68,7 +68,7 @@ def kto(
     """
     gain = beta * (at_least_float32(rho) - baseline)
     z = torch.where(liked, gain, -gain)
-    weight = torch.where(liked, weight_liked, weight_disliked)
+    weight = torch.full_like(gain, weight_disliked).masked_fill(liked, weight_liked)
     if utility == "kahneman_tversky":
         return weight * torch.sigmoid(-z)  # 1 - sigmoid(z), also where that rounds to 0
     return weight * (1 - (F.logsigmoid(z) if utility == "loss_averse" else -F.logsigmoid(-z)))
