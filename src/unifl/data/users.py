@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from unifl.models.conditioning import Conditioning
 from unifl.randomness import Key
 
 
+@runtime_checkable
 class UserPair(Protocol):
     """What `embed_users` reads of a preference pair; images are in [0, 1]."""
 
