@@ -55,6 +55,12 @@ def test_one_vector_is_a_row():
     assert users.shape == (1, 2) and torch.equal(users["ada"], ADA[:1])
 
 
+def test_users_of_one_tensor_can_be_saved(tmp_path):
+    users = UserEmbeddings({"ada": ADA, "eve": ADA, "ben": ADA.T})
+    again = UserEmbeddings.from_path(users.save(tmp_path / "users.safetensors"))
+    assert torch.equal(again["eve"], ADA) and torch.equal(again["ben"], ADA.T)
+
+
 def test_unknown_users_name_the_nearest():
     users = UserEmbeddings({"user-17": ADA, "user-18": BEN})
     with pytest.raises(UserError, match="no embedding of user 'user-1O'.*did you mean 'user-1.*None"):

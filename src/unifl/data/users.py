@@ -63,12 +63,13 @@ class UserEmbeddings:
             raise UserError("there are no embeddings of users; check that the data is not empty")
         self._by_id = {user: _checked(user, tensor) for user, tensor in embeddings.items()}
         self.ids = tuple(self._by_id)
-        self.shape: tuple[int, int] = self[self.ids[0]].shape  # type: ignore[assignment]
+        vectors, width = self[self.ids[0]].shape
+        self.shape = (vectors, width)
         for user, embedding in self._by_id.items():
             if embedding.shape != self.shape:
                 raise UserError(
                     f"the embedding of user {user!r} has the shape {tuple(embedding.shape)}, that of {self.ids[0]!r} "
-                    f"{tuple(self.shape)}; compute all in the same way"
+                    f"{self.shape}; compute all in the same way"
                 )
 
     @classmethod
@@ -99,7 +100,14 @@ class UserEmbeddings:
 
     def save(self, path: str | Path) -> Path:
         """Writes a `.safetensors` file, which `from_path` reads."""
-        save_file({user: tensor.contiguous() for user, tensor in self._by_id.items()}, str(path))
+        # copies, since users may share the memory of one tensor, which the format refuses
+        save_file(
+            {
+                user: tensor.clone(memory_format=torch.contiguous_format)
+                for user, tensor in self._by_id.items()
+            },
+            str(path),
+        )
         return Path(path)
 
     def __len__(self) -> int:
