@@ -304,6 +304,11 @@ def test_users_need_an_adapter_of_their_width():
         raw(make_generator(tiny_pipeline("sd15")), user=users())
     with pytest.raises(UserError, match="have 5 numbers and the adapter takes 6"):
         raw(make(), user=torch.zeros(2, 1, 5))
+    generator = make()
+    cond = generator.encode_prompts(PROMPTS)
+    object.__setattr__(cond, "user", torch.zeros(4, 1, 6))  # the check of shapes is for tests alone
+    with pytest.raises(UserError, match="4 users for 2 prompts"):
+        generator.roles.image_embeds(cond)
 
 
 def test_half_precision_needs_autocast():

@@ -115,7 +115,7 @@ class UserRoles(Roles):
         """What the UNet takes for the users of a batch: the same for every adapter in it, n rows per sample.
 
         Raises:
-            UserError: Embeddings of another width.
+            UserError: Embeddings of another width, or another number of users than of prompts.
         """
         user, width = cond.user, self.settings.embedding_dim
         if user is None:
@@ -125,6 +125,8 @@ class UserRoles(Roles):
                 f"embeddings of users have {user.shape[-1]} numbers and the adapter takes {width}; set embedding_dim "
                 "to what the embeddings have"
             )
+        if len(user) != len(cond):  # the attention would mix several users of one row without a message
+            raise UserError(f"there are {len(user)} users for {len(cond)} prompts; give one per prompt")
         return [user] * len(self._slots)
 
     def _make(self, role: str) -> None:
