@@ -103,12 +103,13 @@ class PreferenceSet:
         other.resolution = resolution
         return other
 
-    def checked(self, *, skip_unreadable: bool = False) -> PreferenceSet:
+    def checked(self, *, skip_unreadable: bool = False, sizes: bool = True) -> PreferenceSet:
         """Look at every picture once, in the order in which they lie on the disk.
 
         Args:
             skip_unreadable: Leave out pairs whose pictures cannot be read or, without a resolution, differ in size;
                 they are then named in `left_out`.
+            sizes: Whether the two pictures of a pair must be of one size, where there is no resolution.
 
         Raises:
             UserError: How many such pairs there are and what the first is, or none is left.
@@ -117,7 +118,7 @@ class PreferenceSet:
         found = check_pictures(index.pictures, np.concatenate([index.win, index.lose]))
         wrong = found.unreadable(index.win) | found.unreadable(index.lose)
         told = [f"{index.name(row)}: {found.why(index, row)}" for row in np.flatnonzero(wrong).tolist()]
-        if self.resolution is None:
+        if sizes and self.resolution is None:
             odd = ~wrong & (found.sizes[index.win] != found.sizes[index.lose]).any(1)
             told += [
                 f"{index.name(row)}: {found.difference(index, row)}" for row in np.flatnonzero(odd).tolist()
@@ -188,11 +189,12 @@ class JudgedSet:
         other.resolution = resolution
         return other
 
-    def checked(self, *, skip_unreadable: bool = False) -> JudgedSet:
+    def checked(self, *, skip_unreadable: bool = False, sizes: bool = True) -> JudgedSet:
         """Look at every picture once.
 
         Args:
             skip_unreadable: Leave out rows whose picture cannot be read; they are then named in `left_out`.
+            sizes: For pairs; nothing is compared here.
 
         Raises:
             UserError: How many such rows there are and what the first is, or none is left.
