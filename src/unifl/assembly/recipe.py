@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unifl import config as configs
-from unifl.assembly.data_config import DataConfig
 from unifl.assembly.monitor_config import MonitorConfig
 from unifl.assembly.part import Part as Part
+from unifl.assembly.preferences_config import DataConfig
 from unifl.errors import UserError, nearest
 from unifl.feedback.perception_config import (
     DepthConfig,
@@ -171,7 +171,8 @@ class Recipe:
     """The reward that it follows, with or without a gradient."""
     data: dict[str, DataConfig] = field(default_factory=dict)
     """Sources by name: `world:prompts`, `world:scenes`, a file of prompts, a folder of annotated pictures, `kind: coco`
-    with COCO's files, or `kind: pictures` with captions in any form, in buckets, encoded once."""
+    with COCO's files, `kind: pictures` with captions in any form, in buckets, encoded once, or `kind: preferences` with
+    pairs that people judged."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Steps, batch size, optimisers, checkpoints."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
