@@ -58,9 +58,7 @@ def test_the_step_is_equation_12():
     torch.testing.assert_close(reverse_step(x_t, x0, t, s, SD), mean, rtol=1e-9, atol=1e-9)
     before = SD.alphas_cumprod[[0, 399, 998]][:, None]
     deviation = ((1 - before) / (1 - abar) * (1 - alpha)).sqrt()
-    torch.testing.assert_close(
-        reverse_step(x_t, x0, t, s, SD, z), mean + deviation * z, rtol=1e-9, atol=1e-9
-    )
+    torch.testing.assert_close(reverse_step(x_t, x0, t, s, SD, z), mean + deviation * z, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("index", [1, 250, 999])
