@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 
@@ -32,6 +32,10 @@ class Conditioning:
     def repeat(self, times: int) -> Conditioning:
         """The whole batch `times` times in a row: (b, ...) becomes (times * b, ...)."""
         return self._each(lambda tensor: tensor.repeat(times, *(1 for _ in tensor.shape[1:])))
+
+    def rows(self, index: Int64[Tensor, " n"]) -> Conditioning:
+        """Some of the rows."""
+        return self._each(lambda tensor: tensor[index])
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Conditioning:
         """Moved and converted; None leaves as it is."""
