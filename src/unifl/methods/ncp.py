@@ -77,14 +77,14 @@ class NCPTruth:
     """
 
     features: list[Tensor] = field(repr=False)
-    s: Float[Tensor, " b"]
+    s: Float[Tensor, " n"]
     cond: Conditioning = field(repr=False)
-    divisor: Float[Tensor, " b"]
-    z: Float[Tensor, "b c h w"] | None = field(repr=False)
+    divisor: Float[Tensor, " n"]
+    z: Float[Tensor, "n c h w"] | None = field(repr=False)
 
 
 class NCP:
-    """Features of the frozen encoder, one step below x_t; see the top of this file and `Space`.
+    """Features of the frozen encoder, one step below x_t; see the top of this file and `methods.spaces.Space`.
 
     Args:
         config: Settings.
@@ -96,8 +96,6 @@ class NCP:
     Warns:
         UserWarning: Half precision, with numbers.
     """
-
-    lowest_index: int = 1
 
     def __init__(self, config: NCPConfig, generator: Generator) -> None:
         if config.noise and isinstance(generator.process, Flow):
@@ -113,72 +111,53 @@ class NCP:
             seed=config.seed,
         )
         self.roles: tuple[str, ...] = self.features.roles
+        # t' = 1 / T is the lowest: index 0, which still holds noise
+        self.earliest = (2 if config.states == "reverse" else 1) / generator.num_train_timesteps
         self._scale = reverse_scale if config.states == "reverse" else renoise_scale
         self._warn_of_rounding()
 
+    @torch.no_grad()
     def truth(
         self,
-        x0: Float[Tensor, "b c h w"],
-        eps: Float[Tensor, "b c h w"],
-        x_t: Float[Tensor, "b c h w"],
-        t: Float[Tensor, " b"],
+        x0: Float[Tensor, "n c h w"],
+        eps: Float[Tensor, "n c h w"],
+        x_t: Float[Tensor, "n c h w"],
+        t: Float[Tensor, " n"],
         cond: Conditioning,
         key: Key,
-    ) -> NCPTruth:
-        """See `Space`; one evaluation of the encoder.
-
-        Raises:
-            UserError: A time below that of index 1, which has no earlier one.
-        """
-        return self.distances_without_grad((), x0, eps, x_t, t, cond, key)[0]
-
-    @torch.no_grad()
-    def distances_without_grad(
-        self,
-        predictions: Sequence[Prediction],
-        x0: Float[Tensor, "b c h w"],
-        eps: Float[Tensor, "b c h w"],
-        x_t: Float[Tensor, "b c h w"],
-        t: Float[Tensor, " b"],
-        cond: Conditioning,
-        key: Key,
-    ) -> tuple[NCPTruth, list[Float[Tensor, " b"]]]:
-        """See `Space`; one evaluation of the encoder for the truth and one for each prediction, in one batch."""
-        s, z = self._times(t, key), self._noise(x_t, key)
-        every = [self._perfect(x0, eps, x_t, t), *predictions]
-        states = torch.cat([self._state(prediction, s, z) for prediction in every])
-        maps = self.features(states, s.repeat(len(every)), cond.repeat(len(every)))
-        features, *others = zip(*(found.chunk(len(every)) for found in maps), strict=True)
-        truth = NCPTruth(list(features), s, cond, self._divisor(t, s, list(features)), z)
-        return truth, [_mean_square(found, truth.features) / truth.divisor for found in others]
-
-    def distance(
-        self,
-        prediction: Prediction,
-        truth: NCPTruth,
         *,
-        mask: Float[Tensor, "b 1 h w"] | None = None,
-    ) -> Float[Tensor, " b"]:
-        """See `Space`; one evaluation of the encoder. The gradient reaches its input, and through that the student.
+        mask: Float[Tensor, "n 1 h w"] | None = None,
+    ) -> NCPTruth:
+        """See `methods.spaces.Space`; one evaluation of the encoder.
 
         Raises:
-            UserError: A mask.
+            UserError: A mask, or a time below `earliest`.
         """
         if mask is not None:
             raise UserError(
-                "masks weigh places of latents, and features have no such places; use space: {kind: latent}, or pairs "
-                "without masks"
+                "masks weigh places of latents, which features have not; set space to {kind: latent}, or leave out the "
+                "masks of the pairs"
             )
+        s, z = self._times(t, key), self._noise(x_t, key)
+        features = self.features(self._state(self._perfect(x0, eps, x_t, t), s, z), s, cond)
+        return NCPTruth(features, s, cond, self._divisor(t, s, features), z)
+
+    def distance(self, prediction: Prediction, truth: NCPTruth) -> Float[Tensor, " n"]:
+        """See `methods.spaces.Space`; one evaluation of the encoder, through whose input the gradient goes back.
+
+        A batch of the size of the truth's is rounded as that was, so that a perfect prediction has distance 0.
+        """
         found = self.features(self._state(prediction, truth.s, truth.z), truth.s, truth.cond)
         return _mean_square(found, truth.features) / truth.divisor
 
-    def count(self, count: Evaluations, *, graded: bool, per_picture: float = 1) -> None:
-        """See `Space`; the encoder is the down path of the U-Net, and the mid block where that is looked at."""
-        count.add("unet encoder forward+backward" if graded else "unet encoder forward", per_picture)
+    def count(self, count: Evaluations, copies: int, *, reference: bool) -> None:
+        """See `methods.spaces.Space`; the encoder is the down path of the U-Net, and the mid block where asked for."""
+        count.add("unet encoder forward", copies * (1 + reference))
+        count.add("unet encoder forward+backward", copies)
 
     # --- states ---------------------------------------------------------------------------------------------
 
-    def _state(self, prediction: Prediction, s: Tensor, z: Tensor | None) -> Float[Tensor, "b c h w"]:
+    def _state(self, prediction: Prediction, s: Tensor, z: Tensor | None) -> Float[Tensor, "n c h w"]:
         process = self.generator.process
         if self.config.states == "renoise":
             return process.add_noise(prediction.x0, prediction.eps, s)
@@ -192,13 +171,13 @@ class NCP:
         x_0, noise = (convert(raw, x_t, alpha, sigma, kind) for convert in (to_x0, to_eps))
         return Prediction(x_t, t, raw, x_0, noise)
 
-    def _times(self, t: Tensor, key: Key) -> Float[Tensor, " b"]:
+    def _times(self, t: Tensor, key: Key) -> Float[Tensor, " n"]:
         count = self.generator.num_train_timesteps
         if self.config.states == "reverse":
             if bool((t * count).min() < 1.5):
                 raise UserError(
-                    "noise-conditioned perception was asked at timestep 0, which has no earlier one; draw timesteps "
-                    f"from {self.lowest_index} on (`lowest_index` of the space)"
+                    "noise-conditioned perception was asked at timestep 0, which has no earlier one; draw times of at "
+                    f"least {self.earliest:g} (`earliest` of the space)"
                 )
             return t - 1 / count
         drawn = key.integers("space/time", 0, count - 1).to(t.device)
@@ -206,13 +185,13 @@ class NCP:
         # one of the others: at t itself every prediction gives back x_t
         return ((drawn + (drawn >= (t * count).round() - 1) + 1) / count).to(t.dtype)
 
-    def _noise(self, x_t: Tensor, key: Key) -> Float[Tensor, "b c h w"] | None:
+    def _noise(self, x_t: Tensor, key: Key) -> Float[Tensor, "n c h w"] | None:
         if not self.config.noise:
             return None
         z = key.normal("space/noise", x_t.shape[1:], device=x_t.device, dtype=x_t.dtype)
         return z.repeat(_turns(len(x_t), key), 1, 1, 1)
 
-    def _divisor(self, t: Tensor, s: Tensor, features: list[Tensor]) -> Float[Tensor, " b"]:
+    def _divisor(self, t: Tensor, s: Tensor, features: list[Tensor]) -> Float[Tensor, " n"]:
         if self.config.normalise == "step":
             return self._scale(t, s, self.generator.process, self.generator.kind).square()
         if self.config.normalise == "energy":
@@ -244,7 +223,7 @@ def _turns(rows: int, key: Key) -> int:
     return rows // len(key)
 
 
-def _mean_square(maps: Sequence[Tensor], others: Sequence[Tensor] | None) -> Float[Tensor, " b"]:
+def _mean_square(maps: Sequence[Tensor], others: Sequence[Tensor] | None) -> Float[Tensor, " n"]:
     """Mean square of the maps, or of their differences, over all dimensions of all of them but the batch."""
     total, size = torch.zeros((), device=maps[0].device), 0
     for number, found in enumerate(maps):

@@ -8,16 +8,13 @@ Means run over all dimensions but the batch: the beta of a loss on such distance
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unifl.losses.denoising import denoising_mse
-from unifl.losses.precision import at_least_float32
+from unifl.losses.denoising import denoising_mse, masked_mse
 from unifl.methods.counting import Evaluations
 from unifl.methods.ncp import NCP as NCP
 from unifl.methods.ncp import NCPConfig as NCPConfig
@@ -42,68 +39,54 @@ class Space(Protocol):
 
     Attributes:
         roles: Roles of the generator that it needs.
-        lowest_index: Smallest timestep index that it can be asked at.
+        earliest: Smallest time that it can be asked at.
     """
 
     roles: tuple[str, ...]
-    lowest_index: int
+    earliest: float
 
     def truth(
         self,
-        x0: Float[Tensor, "b c h w"],
-        eps: Float[Tensor, "b c h w"],
-        x_t: Float[Tensor, "b c h w"],
-        t: Float[Tensor, " b"],
+        x0: Float[Tensor, "n c h w"],
+        eps: Float[Tensor, "n c h w"],
+        x_t: Float[Tensor, "n c h w"],
+        t: Float[Tensor, " n"],
         cond: Conditioning,
         key: Key,
+        *,
+        mask: Float[Tensor, "n 1 h w"] | None = None,
     ) -> Any:
-        """What `distance` compares with, once per step, without gradient.
+        """What `distance` compares with; once per step, without gradient.
 
         Args:
             x0: Clean latents.
-            eps: The noise that was added to them.
-            x_t: The noisy latents.
-            t: Their times, index `lowest_index` or above.
+            eps: The noise in x_t.
+            x_t: Noisy latents.
+            t: Their times, `earliest` or later.
             cond: Prompts as the role `reference` reads them.
-            key: Address of draws. With fewer samples than rows, rows share them in turn: winners and losers stacked,
-                (2 b, ...), under the b indices of their pairs get the same draws.
+            key: Address of draws. Where it has fewer samples than there are rows, rows take its draws in turn: winners
+                and then losers under the indices of their pairs get the same.
+            mask: Weight of each place, in [0, 1]; the latent space alone has places.
         """
         ...
 
-    def distance(
-        self,
-        prediction: Prediction,
-        truth: Any,
-        *,
-        mask: Float[Tensor, "b 1 h w"] | None = None,
-    ) -> Float[Tensor, " b"]:
-        """Squared distance, mean over all dimensions but the batch; float32, with gradient where torch records one.
+    def distance(self, prediction: Prediction, truth: Any) -> Float[Tensor, " n"]:
+        """Squared distance, mean over all dimensions but the batch, at least float32.
 
         Args:
-            prediction: At the x_t and t of the truth.
+            prediction: At the x_t and t of the truth; a gradient goes back into it.
             truth: What `truth` gave.
-            mask: Weights of places, multiplied before the mean over all places; for the latent space only.
         """
         ...
 
-    def distances_without_grad(
-        self,
-        predictions: Sequence[Prediction],
-        x0: Float[Tensor, "b c h w"],
-        eps: Float[Tensor, "b c h w"],
-        x_t: Float[Tensor, "b c h w"],
-        t: Float[Tensor, " b"],
-        cond: Conditioning,
-        key: Key,
-    ) -> tuple[Any, list[Float[Tensor, " b"]]]:
-        """The truth, and the distance of each prediction to it, in one batch; for a reference.
+    def count(self, count: Evaluations, copies: int, *, reference: bool) -> None:
+        """Book the truth, the student's distance with a graph and, where there is one, the reference's without.
 
-        Other than by `truth` and `distance`, a network sees rows in a batch of another size, and rounds otherwise.
+        Args:
+            count: The sum.
+            copies: Samples per row.
+            reference: Whether there is one.
         """
-        ...
-
-    def count(self, count: Evaluations, *, graded: bool, per_picture: float = 1) -> None:
-        """Book what one `truth` or `distance` costs; `graded` is a distance with gradient."""
         ...
 
 
@@ -111,7 +94,7 @@ def make_space(config: SpaceConfig, generator: Generator) -> Space:
     """The space of a config.
 
     Raises:
-        UserError: Settings that this model cannot follow.
+        UserError: Settings that this model cannot follow, see `NCP`.
     """
     return LatentSpace(generator) if isinstance(config, LatentSpaceConfig) else NCP(config, generator)
 
@@ -120,63 +103,42 @@ def make_space(config: SpaceConfig, generator: Generator) -> Space:
 class LatentTruth:
     """What `LatentSpace` compares with."""
 
-    x0: Float[Tensor, "b c h w"]
-    eps: Float[Tensor, "b c h w"]
-    alpha: Float[Tensor, " b"]
-    sigma: Float[Tensor, " b"]
+    x0: Float[Tensor, "n c h w"]
+    eps: Float[Tensor, "n c h w"]
+    t: Float[Tensor, " n"]
+    mask: Float[Tensor, "n 1 h w"] | None
 
 
 class LatentSpace:
-    """The network's own output; see `Space`."""
+    """The network's own output; see `Space`. A masked distance is the mean inside the mask (`masked_mse`)."""
 
     roles: tuple[str, ...] = ()
-    lowest_index: int = 0
+    earliest: float = 0.0
 
     def __init__(self, generator: Generator) -> None:
         self.generator = generator
 
     def truth(
         self,
-        x0: Float[Tensor, "b c h w"],
-        eps: Float[Tensor, "b c h w"],
-        x_t: Float[Tensor, "b c h w"],
-        t: Float[Tensor, " b"],
+        x0: Float[Tensor, "n c h w"],
+        eps: Float[Tensor, "n c h w"],
+        x_t: Float[Tensor, "n c h w"],
+        t: Float[Tensor, " n"],
         cond: Conditioning,
         key: Key,
+        *,
+        mask: Float[Tensor, "n 1 h w"] | None = None,
     ) -> LatentTruth:
         """See `Space`; costs nothing."""
-        return LatentTruth(x0, eps, *self.generator.process.weights(t.to(x0.dtype)))
+        return LatentTruth(x0, eps, t, mask)
 
-    def distance(
-        self,
-        prediction: Prediction,
-        truth: LatentTruth,
-        *,
-        mask: Float[Tensor, "b 1 h w"] | None = None,
-    ) -> Float[Tensor, " b"]:
+    def distance(self, prediction: Prediction, truth: LatentTruth) -> Float[Tensor, " n"]:
         """See `Space`."""
+        alpha, sigma = self.generator.process.weights(truth.t)
         kind = self.generator.kind
-        if mask is None:
-            return denoising_mse(prediction.raw, truth.x0, truth.eps, truth.alpha, truth.sigma, kind)
-        error = at_least_float32(prediction.raw) - from_x0_eps(
-            truth.x0, truth.eps, truth.alpha, truth.sigma, kind
-        )
-        return (mask * error.square()).flatten(1).mean(1)
+        if truth.mask is None:
+            return denoising_mse(prediction.raw, truth.x0, truth.eps, alpha, sigma, kind)
+        return masked_mse(prediction.raw - from_x0_eps(truth.x0, truth.eps, alpha, sigma, kind), truth.mask)
 
-    def distances_without_grad(
-        self,
-        predictions: Sequence[Prediction],
-        x0: Float[Tensor, "b c h w"],
-        eps: Float[Tensor, "b c h w"],
-        x_t: Float[Tensor, "b c h w"],
-        t: Float[Tensor, " b"],
-        cond: Conditioning,
-        key: Key,
-    ) -> tuple[LatentTruth, list[Float[Tensor, " b"]]]:
-        """See `Space`."""
-        truth = self.truth(x0, eps, x_t, t, cond, key)
-        with torch.no_grad():
-            return truth, [self.distance(prediction, truth) for prediction in predictions]
-
-    def count(self, count: Evaluations, *, graded: bool, per_picture: float = 1) -> None:
+    def count(self, count: Evaluations, copies: int, *, reference: bool) -> None:
         """Nothing: no network is asked."""
