@@ -102,8 +102,8 @@ def test_the_gradient_goes_to_the_latents_alone(train):
     x, cond = latents().requires_grad_(True), told(generator)
     cond.embeds.requires_grad_(True)
     for layer in LAYERS:
-        for found in EncoderFeatures(generator, layer=layer)(x, T, cond):
-            found.square().mean().backward()
+        maps = EncoderFeatures(generator, layer=layer)(x, T, cond)
+        sum(found.square().mean() for found in maps).backward()
     assert float(x.grad.abs().max()) > 0 and cond.embeds.grad is None
     for role in ("student", "reference"):
         assert all(p.grad is None for p in generator.roles.module("unet", role).parameters())
@@ -131,8 +131,8 @@ def gradients(generator, **settings):
     """Of every student parameter, when the frozen encoder sees what the student answers."""
     cond = told(generator)
     own = generator.denoise("student", latents(), T, cond)
-    for found in EncoderFeatures(generator, layer="all_down", **settings)(own.x0, T / 2, cond):
-        found.square().mean().backward(retain_graph=True)
+    maps = EncoderFeatures(generator, layer="all_down", **settings)(own.x0, T / 2, cond)
+    sum(found.square().mean() for found in maps).backward()
     return {name: parameter.grad for name, parameter in generator.roles.parameters("student").items()}
 
 
@@ -169,9 +169,7 @@ def test_blocks_are_run_again_during_backward(encoder):
         features._encoder().down_blocks[0].resnets[0].conv1.register_forward_hook(
             lambda *_, r=roles, g=generator: r.append(g.roles.current)
         )
-        loss = features(latents().requires_grad_(True), T, cond)[0].sum() if encoder == "start" else None
-        if loss is None:  # enabled by the first call
-            loss = features(latents().requires_grad_(True), T, cond)[0].sum()
+        loss = features(latents().requires_grad_(True), T, cond)[0].sum()
         assert len(roles) == 1
         loss.backward()
         assert len(roles) == 2 and len(set(roles)) == 1
@@ -203,6 +201,32 @@ def test_mixed_precision_is_off_unless_asked_for():
         assert torch.equal(EncoderFeatures(exact)(latents(), T, cond)[0], full)
     half = EncoderFeatures(exact, precision="bfloat16")(latents(), T, cond)[0]
     assert 1e-3 < float((half.float() - full).norm() / full.norm()) < 0.1
+
+
+def test_products_are_not_rounded_to_tf32():
+    """cuDNN's convolutions are unless told otherwise, and TF32 has no more bits than float16."""
+    generator, seen = make(), []
+
+    def settings():
+        names = ("cudnn.conv", "cuda.matmul", "mkldnn.conv", "mkldnn.matmul")
+        return [torch.get_float32_matmul_precision()] + [
+            getattr(getattr(torch.backends, a), b).fp32_precision
+            for a, b in (name.split(".") for name in names)
+        ]
+
+    generator.pipeline.unet.conv_in.register_forward_hook(lambda *_: seen.append(settings()[1:]))
+    plain = settings()
+    try:
+        for matmul in ("highest", "medium"):
+            torch.set_float32_matmul_precision(matmul)
+            before = settings()
+            EncoderFeatures(generator)(latents(), T, told(generator))
+            assert seen.pop() == ["ieee"] * 4 and settings() == before
+            assert torch.backends.cudnn.allow_tf32  # raises where the older settings disagree
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    EncoderFeatures(generator, precision="bfloat16")(latents(), T, told(generator))
+    assert seen.pop()[0] == plain[1]
 
 
 def test_one_block_at_a_time_is_cast():
@@ -248,7 +272,8 @@ def test_a_random_encoder_is_a_control():
     assert found[0].roles == () and generator.roles.num_copies == 0
     assert EncoderFeatures(generator).roles == ("reference",)
     with torch.no_grad():
-        maps = [features(latents(), T, told(generator))[0] for features in found]
+        cond = generator.encode_prompts(PROMPTS)
+        maps = [features(latents(), T, cond)[0] for features in found]
         generator.roles.add("reference")
         start = EncoderFeatures(generator)(latents(), T, told(generator))[0]
     assert torch.equal(maps[0], maps[1]) and maps[0].shape == start.shape

@@ -9,7 +9,7 @@ Means run over all dimensions but the batch: the beta of a loss on such distance
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -34,6 +34,7 @@ class LatentSpaceConfig:
 SpaceConfig = LatentSpaceConfig | NCPConfig
 
 
+@runtime_checkable
 class Space(Protocol):
     """How far predictions at x_t are from the truth there.
 

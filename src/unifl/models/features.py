@@ -1,8 +1,8 @@
 """The encoder of a denoiser as a feature space: what its down path makes of noisy latents, frozen.
 
 The weights are those of the role `reference` and never get a gradient; the latents that go in may have one. The up path
-is not evaluated. Mixed precision is off here, and half-precision weights are cast up, because the inputs that a
-feature loss compares can differ by less than bfloat16 resolves.
+is not evaluated. Mixed precision and TF32 are off here, and half-precision weights are cast up, because the inputs that
+a feature loss compares can differ by less than these resolve.
 """
 
 from __future__ import annotations
@@ -88,8 +88,9 @@ class EncoderFeatures:
         unet = self._encoder()
         kind = x.device.type
         half = _HALF.get(self.precision)
-        autocast = torch.autocast(kind, half, enabled=half is not None, cache_enabled=False)
-        with nullcontext() if self._random is not None else self.generator.roles.use(ROLE), autocast:
+        role = nullcontext() if self._random is not None else self.generator.roles.use(ROLE)
+        exact = _ieee() if half is None else nullcontext()
+        with role, exact, torch.autocast(kind, half, enabled=half is not None, cache_enabled=False):
             own = dtype_of(unet)
             cast = half is None and own.itemsize < 4
             return self._down(unet, x.to(torch.float32 if cast else own), t, cond, cast=cast)
@@ -123,7 +124,8 @@ class EncoderFeatures:
             index = index_of_time(t.float(), self.generator.num_train_timesteps)
             embedded = unet.time_embedding(unet.get_time_embed(x, index), guidance)
             extra = unet.get_aug_embed(embedded, cond.embeds, added)
-        return embedded if extra is None else embedded + extra, cond.embeds
+        # detached: where nothing had to be cast, it is the very tensor that came in
+        return embedded if extra is None else embedded + extra, cond.embeds.detach()
 
     def _run(self, block: Any, *inputs: Tensor, cast: bool) -> Any:
         if not cast:
@@ -144,6 +146,28 @@ class EncoderFeatures:
         if on and not self._random.down_blocks[0].gradient_checkpointing:
             enable_checkpointing(self._random, self._again)
         return self._random
+
+
+@contextmanager
+def _ieee() -> Iterator[None]:
+    """Within the block, products of float32 are not rounded to TF32, whose ten bits are those of float16.
+
+    cuDNN's convolutions are by default. Backward, which runs later, may round: it takes no differences.
+    """
+    backends: tuple[Any, ...] = (
+        torch.backends.cudnn.conv,
+        torch.backends.cuda.matmul,
+        torch.backends.mkldnn.conv,
+        torch.backends.mkldnn.matmul,
+    )
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
 
 
 @contextmanager
