@@ -16,10 +16,13 @@ from unifl.feedback import Critic, Feedback, LatentProxy, load_proxy
 from unifl.methods.base import Method, Source
 from unifl.methods.finetune import FineTune, FineTuneConfig
 from unifl.methods.guided_distillation import GuidedDistillation, GuidedDistillationConfig
+from unifl.methods.kto import KTO, KTOConfig
 from unifl.methods.lcd import LCD
 from unifl.methods.lcd_config import LCDConfig
+from unifl.methods.preference import Preference, PreferenceConfig
 from unifl.methods.progressive import Progressive, ProgressiveConfig
 from unifl.methods.refl import ReFL, ReFLConfig
+from unifl.methods.reward_weighted import RewardWeighted, RewardWeightedConfig
 from unifl.methods.unifl import UniFL
 from unifl.methods.unifl_config import UniFLConfig
 from unifl.models import Generator, load_generator
@@ -28,7 +31,10 @@ from unifl.models.student import start_student
 _OF_PICTURES: Mapping[type, Callable[..., Method]] = {
     FineTuneConfig: FineTune,
     GuidedDistillationConfig: GuidedDistillation,
+    KTOConfig: KTO,
+    PreferenceConfig: Preference,
     ProgressiveConfig: Progressive,
+    RewardWeightedConfig: RewardWeighted,
 }
 """Methods that take nothing but data, by their config."""
 

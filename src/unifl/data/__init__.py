@@ -1,6 +1,7 @@
 """What training reads: prompts, annotated pictures, preference pairs.
 
-Pictures that were encoded once are in `unifl.data.encode` and `unifl.data.encoded`, which import the models.
+Pictures that were encoded once are in `unifl.data.encode` and `unifl.data.encoded`, embeddings of users in
+`unifl.data.users`; these import the models.
 """
 
 from unifl.data.batch import Batch as Batch

@@ -16,11 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from unifl.data.judged import EncodedJudged, Judged
 from unifl.errors import UserError
-from unifl.losses.preference import Utility, kto, kto_baseline
+from unifl.losses.preference_single import Utility, kto, kto_baseline
 from unifl.methods.base import MicroBatch, Source, StepOutput
 from unifl.methods.counting import Evaluations
 from unifl.methods.pair_rows import JudgedRows, check_judged
@@ -105,7 +105,7 @@ class KTO:
             utility=config.utility,
         )
         right = (compared.rho.detach() > baseline) == liked
-        metrics = {"accuracy": right.float().mean(), "baseline": float(baseline)}
+        metrics: dict[str, float | Tensor] = {"accuracy": right.float().mean(), "baseline": float(baseline)}
         for name, those in (("liked", liked), ("disliked", ~liked)):
             if those.any():
                 metrics[f"error/{name}"] = compared.error.detach()[those].mean()

@@ -30,10 +30,8 @@ from unifl.losses.preference import (
     ipo,
     logistic,
     logistic_with_ties,
-    mapo,
-    pso,
-    pso_hinge,
 )
+from unifl.losses.preference_margin import mapo, pso, pso_hinge
 from unifl.methods.logit_scale import Beta, LogitConfig
 from unifl.methods.surrogate import Compared
 

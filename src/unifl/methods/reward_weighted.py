@@ -19,7 +19,7 @@ from torch import nn
 
 from unifl.data.judged import EncodedJudged, Judged
 from unifl.errors import UserError
-from unifl.losses.preference import reward_weights
+from unifl.losses.preference_single import reward_weights
 from unifl.methods.base import MicroBatch, Source, StepOutput
 from unifl.methods.counting import Evaluations
 from unifl.methods.pair_rows import JudgedRows, check_judged
@@ -62,9 +62,7 @@ class RewardWeighted:
     ) -> None:
         need_source(config.source, sources, wanted_by="reward_weighted")
         source = sources[config.source]
-        check_judged(
-            config.source, source, generator, (Judged, EncodedJudged), what="pictures with a score"
-        )
+        check_judged(config.source, source, generator, (Judged, EncodedJudged), what="pictures with a score")
         self.generator, self.config = generator, config
         self.surrogate = Surrogate(generator, config, needs_reference=False, wanted_by="reward_weighted")
         scores = torch.tensor(_scores(source), dtype=torch.float64)

@@ -13,6 +13,8 @@ from unifl.errors import UserError
 from unifl.models.generator import Generator
 from unifl.models.load import looks_like_path
 from unifl.models.save import KOHYA_FILE
+from unifl.models.user import UserRoles
+from unifl.models.user_files import USER_FILE
 from unifl.process import ConsistencySampler, Spacing
 
 
@@ -57,7 +59,7 @@ def model_card(
     folder: str | Path,
     generator: Generator,
     *,
-    kind: Literal["pipeline", "lora"],
+    kind: Literal["pipeline", "lora", "user"],
     sampling: Sampling,
     title: str = "",
     base_model: str | None = None,
@@ -68,7 +70,7 @@ def model_card(
     """Writes README.md with the YAML header that model hubs read.
 
     Args:
-        folder: Where `save_pipeline` or `save_lora` has written.
+        folder: Where `save_pipeline`, `save_lora` or `save_user_adapter` has written.
         generator: The trained model.
         kind: What the folder holds.
         sampling: Steps, guidance and spacing to use, as measured for this model.
@@ -92,7 +94,8 @@ def model_card(
     if license or inherited.get("license"):
         header["license"] = license or inherited["license"]
     family = "stable-diffusion-xl" if generator.is_xl else "stable-diffusion"
-    header["tags"] = ["text-to-image", "diffusers", family, *(["lora"] if kind == "lora" else []), "unifl"]
+    tags = {"pipeline": [], "lora": ["lora"], "user": ["ip-adapter"]}[kind]
+    header["tags"] = ["text-to-image", "diffusers", family, *tags, "unifl"]
 
     path = Path(folder) / "README.md"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,16 +146,20 @@ def _body(
     prompt: str,
 ) -> str:
     pipeline = type(generator.pipeline).__name__
-    if kind == "lora":
-        load = f'pipe = {pipeline}.from_pretrained("{base_model or "path/to/base-model"}")\n'
-        load += 'pipe.load_lora_weights("path/to/this/folder")'
+    base = f'pipe = {pipeline}.from_pretrained("{base_model or "path/to/base-model"}")\n'
+    call, imports, what = sampling.call, "", {"lora": "LoRA", "user": "user adapter"}.get(kind, kind)
+    if kind == "user":
+        load, files = base + _user_example(generator, sampling), ""
+        call, imports = f"{call}, ip_adapter_image_embeds=[user]", "import torch\n"
+    elif kind == "lora":
+        load = base + 'pipe.load_lora_weights("path/to/this/folder")'
         files = f"\nA second file, `{KOHYA_FILE}`, holds the same weights with the key names of kohya's scripts.\n"
     else:
         load, files = f'pipe = {pipeline}.from_pretrained("path/to/this/folder")', ""
     start = f" starting from `{base_model}`" if base_model else ""
     return f"""# {name}
 
-A text-to-image {"LoRA" if kind == "lora" else "pipeline"} trained with unifl{start}.
+A text-to-image {what} trained with unifl{start}.
 
 {summary.strip() or "No description was given."}
 
@@ -163,15 +170,28 @@ A text-to-image {"LoRA" if kind == "lora" else "pipeline"} trained with unifl{st
 | {sampling.steps} | {sampling.guidance:g} | {sampling.scheduler} | {_timesteps(sampling)} | {_size(generator)} |
 
 ```python
-from diffusers import {sampling.scheduler}, {pipeline}
+{imports}from diffusers import {sampling.scheduler}, {pipeline}
 
 {load}
 pipe.scheduler = {sampling.scheduler}.from_config(
     pipe.scheduler.config, {sampling.arguments}
 )
-image = pipe("{prompt}", {sampling.call}).images[0]
+image = pipe("{prompt}", {call}).images[0]
 ```
 {_note(generator, sampling)}{files}"""
+
+
+def _user_example(generator: Generator, sampling: Sampling) -> str:
+    """Loading a user adapter, and a place for the embedding of a user."""
+    assert isinstance(generator.roles, UserRoles)
+    width = generator.roles.settings.embedding_dim
+    load = f"""pipe.load_ip_adapter(
+    "path/to/this/folder", subfolder="", weight_name="{USER_FILE}", image_encoder_folder=None
+)
+user = torch.zeros(1, 1, {width})  # an unknown user; put the embedding of yours here"""
+    if sampling.guidance > 1:
+        load += "\nuser = torch.cat([torch.zeros_like(user), user])  # guidance: nobody, then the user"
+    return load
 
 
 def _timesteps(sampling: Sampling) -> str:

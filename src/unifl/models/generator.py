@@ -19,6 +19,7 @@ from unifl.models.conditioning import Conditioning, Prediction
 from unifl.models.guidance_embedding import guidance_embedding, guidance_width
 from unifl.models.roles import START_ROLES, STUDENT, Roles
 from unifl.models.schedule import read_scheduler, read_spacing
+from unifl.models.user import with_user
 from unifl.process import index_of_time, per_sample, to_eps, to_x0
 from unifl.randomness import Key
 
@@ -184,11 +185,15 @@ class Generator:
             role: Whose weights predict.
             x_t: Noisy latents.
             t: One time per sample in (0, 1].
-            cond: Encoded prompts of batch size b.
+            cond: Encoded prompts of batch size b, and whom the pictures are for.
             guidance: w of u + w (c - u), one for all or one per sample. 1 evaluates the b conditional samples only; any
                 other value evaluates both halves in one batch of 2 b. A role that embeds guidance is told w and
                 evaluates the b conditional samples whatever it is.
-            negative: u's prompts, batch size b; None means `encode_negative(None, b)`.
+            negative: u's prompts, batch size b; None means `encode_negative(None, b)`. It is for an unknown user unless
+                it names one, so that guidance follows the user as it follows the prompt.
+
+        Raises:
+            UserError: `cond` has users, and the model has no adapter for them or one of another width.
         """
         if self.embeds_guidance(role):
             told = torch.as_tensor(guidance, dtype=torch.float32, device=x_t.device).expand(len(x_t))
@@ -227,7 +232,7 @@ class Generator:
                 index,
                 encoder_hidden_states=cond.embeds,
                 timestep_cond=told,
-                added_cond_kwargs=added,
+                added_cond_kwargs=with_user(self.roles, cond, added),
                 return_dict=False,
             )[0]
         return output.float()

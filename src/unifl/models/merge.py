@@ -9,9 +9,11 @@ from diffusers import DDIMScheduler, LCMScheduler, SchedulerMixin, TCDScheduler
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from unifl.errors import UserError
 from unifl.models.adapters import AdapterRoles
 from unifl.models.generator import Generator
 from unifl.models.roles import STUDENT
+from unifl.models.user import UserRoles
 from unifl.process import ConsistencySampler, Spacing
 from unifl.process.flow_map import TIMESTEP_SCALING
 
@@ -35,9 +37,14 @@ def merged_pipeline(
         consistency: Gives it the scheduler of a consistency model in place of that.
 
     Raises:
-        UserError: No such role.
+        UserError: No such role, or a model that is told for whom it draws, which no plain weights can do.
     """
     generator.roles.require(role)
+    if isinstance(generator.roles, UserRoles):
+        raise UserError(
+            "a user adapter cannot be folded into the weights, since it needs the user with every picture; save it "
+            "with save_user_adapter, and load it on top of the pipeline"
+        )
     pipeline = copy.copy(generator.pipeline)
     for name in generator.roles.components:
         module = generator.roles.module(name, role)
