@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from unifl.assembly.proxy import ProxyRequest, fit_proxy
 from unifl.data.selection import (
     SelectionConfig,
@@ -39,7 +41,7 @@ NUM_SELECTED, SIMILARITY = 128, 0.8
 
 
 def prepare(name: str, folder: Path, runs: Path) -> None:
-    """Make one of these if it is not there yet.
+    """Make one of these if it is not there yet; of several processes, one makes it and the others wait.
 
     Args:
         name: See `PREPARATIONS`.
@@ -47,7 +49,9 @@ def prepare(name: str, folder: Path, runs: Path) -> None:
         runs: Gets large ones, and work under way.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    PREPARATIONS[name](folder, runs)
+    runs.mkdir(parents=True, exist_ok=True)
+    with FileLock(runs / f".{name}.lock"):
+        PREPARATIONS[name](folder, runs)
 
 
 def recorded_baseline(folder: Path, num_steps: int) -> dict[str, Any]:

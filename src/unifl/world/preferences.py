@@ -1,7 +1,7 @@
 """Preference data of the embedded world: several pictures of a prompt, and people who compare all pairs of them.
 
-Everybody sees the scores of the annotator judge with an error of their own in every comparison, so that a picture may win
-one and lose the next, as in data that people made.
+Everybody sees the scores of the annotator judge with an error of their own in every comparison, so that a picture may
+win one and lose the next, as in data that people made.
 """
 
 from __future__ import annotations
