@@ -107,7 +107,6 @@ def test_shards_cover_everything_once_and_keep_chains_together(place, number):
         held = {(training.name, seed) for training, seed in shard}
         assert all(("full", seed) in held for name, seed in held if name == "stage2")
     for need in {need for training in place.trainings.values() for need in training.needs}:
-        assert sum(any(need in t.needs for t, _ in shard) for shard in shards) == 1  # one process prepares
 
 
 @pytest.fixture

@@ -152,8 +152,8 @@ class Recipe:
     model: ModelConfig
     """What it starts from."""
     method: MethodConfig
-    """`kind:` unifl, refl, finetune, lcd, guided_distillation, progressive, preference, kto or reward_weighted, with the
-    settings of that method."""
+    """`kind:` unifl, refl, finetune, lcd, guided_distillation, progressive, preference, kto or reward_weighted, with
+    the settings of that method."""
     rewards: dict[str, str | Part] = field(default_factory=dict)
     """Rewards by the name that the method calls them: `world:rewards/color`, a folder, `package.module:name`."""
     levels: str | None = None

@@ -11,12 +11,16 @@ import typer
 from unifl.cli.console import interrupted, out, quiet_libraries, this_command
 from unifl.errors import UserError
 
-_PAPERS = {"unifl": "unifl.reproduce.unifl_claims", "rg-lcd": "unifl.reproduce.rg_lcd_claims"}
+_PAPERS = {
+    "unifl": "unifl.reproduce.unifl_claims",
+    "rg-lcd": "unifl.reproduce.rg_lcd_claims",
+    "ncp": "unifl.reproduce.ncp_claims",
+}
 """Modules with a `PAPER`."""
 
 
 def reproduce(
-    name: Annotated[str, typer.Argument(help="Which paper: unifl or rg-lcd.")],
+    name: Annotated[str, typer.Argument(help="Which paper: unifl, rg-lcd or ncp.")],
     claims: Annotated[str, typer.Option(help="Letters of claims, as in `ade`; all by default.")] = "",
     folder: Annotated[
         Path, typer.Option("--out", "-o", help="Gets a page, a JSON file and a folder.")

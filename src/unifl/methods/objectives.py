@@ -2,15 +2,17 @@
 
 With l the errors of `surrogate.py`, rho = l_ref - l (or -l where there is no reference) and delta = rho_w - rho_l:
 
-    DPO     -log sigmoid(beta / 2 delta)           Diffusion-DPO (arXiv 2311.12908), Flow-DPO (arXiv 2501.13918), and, with
-                                                   the NCP space, NCP-DPO (arXiv 2406.17636)
-    IPO     (delta - 1 / (2 beta))^2               Azar et al., arXiv 2310.12036
-    hinge   relu(1 - beta / 2 delta)               SLiC-HF, arXiv 2305.10425
-    CPO     -log sigmoid(beta / 2 delta) + weight l_w      no reference (arXiv 2401.08417; in arXiv 2406.17636, eq. 11)
-    SFT     l_w                                            winners alone
-    MaPO    -beta log sigmoid(T (phi_w - phi_l)) + l_w     no reference (arXiv 2406.06424)
-    PSO     -log sigmoid(beta ((l_w,ref - k l_l,ref) - (l_w - k l_l))) + prior l_l     offline, for students of few steps
-                                                           (arXiv 2410.03190)
+    DPO     -log sigmoid(beta / 2 delta)        Diffusion-DPO (arXiv 2311.12908), Flow-DPO (arXiv 2501.13918) and,
+                                                in the NCP space, NCP-DPO (arXiv 2406.17636)
+    IPO     (delta - 1 / (2 beta))^2            Azar et al., arXiv 2310.12036
+    hinge   relu(1 - beta / 2 delta)            SLiC-HF, arXiv 2305.10425
+    CPO     -log sigmoid(beta / 2 delta) + weight l_w
+                                                no reference (arXiv 2401.08417; arXiv 2406.17636, eq. 11)
+    SFT     l_w                                 winners alone
+    MaPO    -beta log sigmoid(T (phi_w - phi_l)) + l_w
+                                                no reference (arXiv 2406.06424)
+    PSO     -log sigmoid(beta ((l_w,ref - k l_l,ref) - (l_w - k l_l))) + prior l_l
+                                                offline, for students of few steps (arXiv 2410.03190)
 
 docs/preference-objectives.md has the conventions of scale and what each test holds them to.
 """

@@ -7,9 +7,9 @@ Diffusion-DPO (arXiv 2311.12908) with its relatives (`objectives.py`) in the spa
 NCP-SFT (arXiv 2406.17636) in `kind: ncp`, InPO (arXiv 2503.18454) with `states: {kind: inverted}`, and Flow-DPO (arXiv
 2501.13918) on flow models.
 
-Differences from the published code: draws are keyed; the time of a pair is drawn per pair; ties and strengths of labels
-are used where asked for. Logged beside the loss: how often the winner leads (implicit accuracy), both errors apart (both
-rising is the known failure), the logits by time, and the drift from the reference.
+Differences from the published code: draws are keyed; the time of a pair is drawn per pair; ties and strengths of
+labels are used where asked for. Logged beside the loss: how often the winner leads (implicit accuracy), both errors
+apart (both rising is the known failure), the logits by time, and the drift from the reference.
 
 Data: pairs. Copies of the backbone: none with LoRA; with full fine-tuning one, where there is a reference or the NCP
 space. Cost of a step per pair, latent space: 2 evaluations with a graph, 2 of the reference without.

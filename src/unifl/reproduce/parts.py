@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -63,6 +63,7 @@ class Training:
         needs: Names of what must be prepared before.
         looks: How it is judged.
         logs: Columns of the run's metrics that are kept.
+        once: Trained with the first seed alone.
     """
 
     name: str
@@ -75,6 +76,11 @@ class Training:
     needs: tuple[str, ...] = ()
     looks: tuple[Look, ...] = field(default=(Look(),))
     logs: tuple[str, ...] = ()
+    once: bool = False
+
+    def seeds(self, seeds: Sequence[int]) -> Sequence[int]:
+        """Those of the seeds that it is trained with."""
+        return seeds[:1] if self.once else seeds
 
     def origin(self, seed: int, *, prompts: int, settings: str) -> str:
         """Everything that its scores depend on, as text: two pieces of equal origin have equal scores.
@@ -89,6 +95,7 @@ class Training:
             "first_seed": 0,
             "start_as": "lora",
             "logs": (),
+            "once": False,
         }  # fields that say nothing at their default, so that no piece grows old
         said = {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}
         for look in said["looks"]:

@@ -92,7 +92,7 @@ def reproduce(
         (all_trainings[name], seed)
         for seed in seeds
         for name in all_trainings
-        if any(name in paper.needed[claim] for claim in claims)
+        if any(name in paper.needed[claim] for claim in claims) and seed in all_trainings[name].seeds(seeds)
     ]
     pieces = _measure_missing(place, _of_shard(wanted, place, request.shard), console)
     for training, seed in wanted:
@@ -108,7 +108,11 @@ def reproduce(
     findings = [
         decide(table, place.prepared)
         for claim, decide in paper.claims.items()
-        if all((name, seed) in pieces for name in paper.needed[claim] for seed in seeds)
+        if all(
+            (name, seed) in pieces
+            for name in paper.needed[claim]
+            for seed in all_trainings[name].seeds(seeds)
+        )
     ]
     update_result(folder / f"{paper.name}.json", Result(claims=[finding.claim for finding in findings]))
     write_page(folder / f"{paper.name}.md", paper.title, findings, pieces)
@@ -130,7 +134,7 @@ def _measured_before(place: Workplace, seeds: Sequence[int]) -> dict[tuple[str, 
     found = {
         (name, seed): place.known(training, seed)
         for name, training in place.trainings.items()
-        for seed in seeds
+        for seed in training.seeds(seeds)
     }
     return {key: piece for key, piece in found.items() if piece is not None}
 
@@ -138,16 +142,14 @@ def _measured_before(place: Workplace, seeds: Sequence[int]) -> dict[tuple[str, 
 def _of_shard(
     wanted: Sequence[tuple[Training, int]], place: Workplace, shard: tuple[int, int]
 ) -> list[tuple[Training, int]]:
-    """The pieces of one shard: what shares a run folder or a preparation stays together."""
+    """The pieces of one shard: what shares a run folder stays together."""
     index, number = shard
     order = list(place.trainings)
 
     def home(training: Training, seed: int) -> int:
         while (other := training.start or training.run) is not None:
             training = place.trainings[other]
-        if not training.needs:
-            return order.index(training.name) + seed
-        return next(i for i, name in enumerate(order) if place.trainings[name].needs == training.needs)
+        return order.index(training.name) + seed
 
     return [(training, seed) for training, seed in wanted if home(training, seed) % number == index]
 

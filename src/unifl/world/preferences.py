@@ -1,7 +1,7 @@
 """Preference data of the embedded world: several pictures of a prompt, and people who compare all pairs of them.
 
-Everybody sees the scores of the annotator judge with an error of their own in every comparison, so that a picture may win
-one and lose the next, as in data that people made.
+Everybody sees the scores of the annotator judge with an error of their own in every comparison, so that a picture may
+win one and lose the next, as in data that people made.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def write_preferences(
     *,
     seed: int,
 ) -> None:
-    """Pictures, comparisons (`metadata.jsonl`), and the overall score of each picture (`scores.json`).
+    """Pictures, comparisons (`metadata.jsonl`), likes (`likes.jsonl`) and shares of wins (`scored.jsonl`).
 
     Args:
         folder: Gets the files; `metadata.jsonl` comes last.
@@ -92,13 +92,41 @@ def write_preferences(
             pixels = (picture.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
             Image.fromarray(pixels).save(folder / picture_name(number, column))
     rows = comparisons(scores, prompts, seed=seed)
-    write_atomically(folder / "scores.json", json.dumps(scores.tolist()).encode())
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    write_atomically(folder / "metadata.jsonl", text.encode())
+    shares = win_shares(rows)
+    likes = [
+        {"prompt": prompt, "image": name, "liked": share > 0.5}
+        for name, (prompt, share) in shares.items()
+        if share != 0.5
+    ]
+    stored = [
+        {
+            "prompt": prompt,
+            "file_name": name,
+            "seed": 0,
+            "model": "world:pipeline",
+            "scores": {"people": share},
+        }
+        for name, (prompt, share) in shares.items()
+    ]
+    for name, lines in (("likes", likes), ("scored", stored), ("metadata", rows)):
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        write_atomically(folder / f"{name}.jsonl", text.encode())
+
+
+def win_shares(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[str, float]]:
+    """The prompt of each picture, and the share of its comparisons that it won; a draw counts half."""
+    won: dict[str, list[float]] = {}
+    prompts: dict[str, str] = {}
+    for row in rows:
+        for side in ("0", "1"):
+            won.setdefault(row[f"jpg_{side}"], []).append(row[f"label_{side}"])
+            prompts[row[f"jpg_{side}"]] = row["caption"]
+    return {name: (prompts[name], sum(labels) / len(labels)) for name, labels in won.items()}
 
 
 def _overall(judge: WorldJudge, images: Tensor, prompts: Sequence[str]) -> Float[Tensor, " p"]:
     parts = [
-        overall(judge(images[rows : rows + 64], prompts[rows : rows + 64])) for rows in range(0, len(images), 64)
+        overall(judge(images[rows : rows + 64], prompts[rows : rows + 64]))
+        for rows in range(0, len(images), 64)
     ]
     return torch.cat(parts)
