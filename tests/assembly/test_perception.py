@@ -13,11 +13,12 @@ from PIL import Image
 from unifl.assembly import resolve, sources
 from unifl.assembly.build import assemble
 from unifl.assembly.data_config import CocoConfig
+from unifl.assembly.forecast import plan_recipe
 from unifl.assembly.recipe import load_recipe
 from unifl.assembly.run import run_recipe
 from unifl.config import dump
 from unifl.errors import UserError
-from unifl.feedback import SemanticConfig
+from unifl.feedback import DenoiserConfig, SemanticConfig
 from unifl.methods.base import MicroBatch
 from unifl.randomness import Key
 
@@ -210,3 +211,25 @@ def test_labels_beyond_the_model_are_told_before_training(workspace, checkpoint,
         UserError, match="'layout' knows the labels 0 to 2, but the annotation holds 170 to 170"
     ):
         assemble(load_recipe(raw))
+
+
+def test_a_run_with_the_model_itself_as_critic(workspace, checkpoint, coco):
+    critics = {"perception": {"kind": "denoiser", "layer": "down_last", "times": [0.2, 0.6], "seed": 3}}
+    raw = _recipe(checkpoint, coco, critics)
+    method, losses = _step(raw)
+    assert set(losses) == {"perceptual/perception"} and float(losses["perceptual/perception"].detach()) > 0
+    adapters = method.generator.trainable_parameters().items()
+    assert all(parameter.grad is not None for key, parameter in adapters if "lora_B" in key)
+    assert method.generator.roles.names == ("student", "reference")
+    result = run_recipe(load_recipe(raw), progress=False)
+    assert result.steps == 1
+    saved = load_recipe(workspace / "run" / "config.yaml")
+    assert saved.critics["perception"] == DenoiserConfig(layer="down_last", times=(0.2, 0.6), seed=3)
+    with pytest.raises(UserError, match="critics.perception: layer is 7: blocks go by number"):
+        assemble(load_recipe(_recipe(checkpoint, coco, {"perception": {"kind": "denoiser", "layer": 7}})))
+
+
+def test_a_plan_leaves_the_model_as_critic_out(workspace, checkpoint, coco):
+    raw = _recipe(checkpoint, coco, {"perception": {"kind": "denoiser"}})
+    found = plan_recipe(raw, shapes="sd15")
+    assert any("the critic perception (denoiser)" in line for line in found.left_out)

@@ -6,11 +6,13 @@ import torch
 from unifl.errors import UserError
 from unifl.models import FullTraining, LoraTraining, make_generator, save_lora
 from unifl.models.features import EncoderFeatures
+from unifl.models.user import UserTraining
 from unifl.testing import FAMILIES, tiny_pipeline
 
 T = torch.tensor([0.8, 0.3])
 PROMPTS = ["a red circle", "a photo of a cat"]
 LORA = LoraTraining(rank=4)
+USER = UserTraining(embedding_dim=6)
 LAYERS = ("down_last", "mid", "all_down")
 
 
@@ -54,19 +56,18 @@ def as_the_network_goes(generator, layer):
     return found
 
 
-@pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("train", [None, LORA, FullTraining()], ids=["none", "lora", "full"])
-def test_features_are_those_of_the_start_bit_for_bit(family, layer, train):
-    generator = make(family, train)
-    expected = as_the_network_goes(generator, layer)
-    with torch.no_grad():
-        found = EncoderFeatures(generator, layer=layer)(latents(), T, told(generator))
-    assert len(found) == len(expected) == (4 if layer == "all_down" else 1)
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    if train is not None:
-        moved = EncoderFeatures(make(family, None), layer=layer)(latents(), T, told(generator))
-        torch.testing.assert_close(found, moved, rtol=0, atol=2e-6)  # nothing of the student is in them
+@pytest.mark.parametrize("train", [None, LORA, FullTraining(), USER], ids=["none", "lora", "full", "user"])
+def test_features_are_those_of_the_start_bit_for_bit(family, train):
+    generator, start = make(family, train), make(family, None)
+    for layer in LAYERS:
+        expected = as_the_network_goes(generator, layer)
+        with torch.no_grad():
+            found = EncoderFeatures(generator, layer=layer)(latents(), T, told(generator))
+            plain = EncoderFeatures(start, layer=layer)(latents(), T, told(start))
+        assert len(found) == len(expected) == (4 if layer == "all_down" else 1)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        torch.testing.assert_close(found, plain, rtol=0, atol=2e-6)  # nothing of the student is in them
 
 
 def test_a_lora_that_training_starts_from_is_part_of_the_eye(tmp_path):
@@ -96,7 +97,7 @@ def test_the_up_path_is_never_called(layer):
     ] == [1] * 4
 
 
-@pytest.mark.parametrize("train", [LORA, FullTraining()], ids=["lora", "full"])
+@pytest.mark.parametrize("train", [LORA, FullTraining(), USER], ids=["lora", "full", "user"])
 def test_the_gradient_goes_to_the_latents_alone(train):
     generator = make(train=train)
     x, cond = latents().requires_grad_(True), told(generator)
@@ -142,8 +143,11 @@ def largest_difference(a, b):
     return max((a[name] - b[name]).abs().max() for name in a) / scale
 
 
-@pytest.mark.parametrize("train", [LORA, FullTraining()], ids=["lora", "full"])
-@pytest.mark.parametrize("encoder", ["start", "random"])
+@pytest.mark.parametrize(
+    ("encoder", "train"),
+    [("start", LORA), ("start", FullTraining()), ("start", USER), ("random", LORA)],
+    ids=["lora", "full", "user", "random"],
+)
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
 def test_the_gradient_with_checkpointing_is_that_without(family, encoder, train):
     plain = gradients(make(family, train, dtype=torch.float64), encoder=encoder, seed=1)

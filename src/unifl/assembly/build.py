@@ -12,7 +12,8 @@ from unifl.assembly import levels, resolve, sources
 from unifl.assembly.locate import locate_lora, locate_model
 from unifl.assembly.recipe import Recipe, require_complete, without_idle
 from unifl.errors import UserError
-from unifl.feedback import Critic, Feedback, LatentProxy, load_proxy
+from unifl.feedback import Critic, DenoiserConfig, Feedback, LatentProxy, load_proxy
+from unifl.feedback.denoiser_perception import DenoiserCritic
 from unifl.methods.base import Method, Source
 from unifl.methods.finetune import FineTune, FineTuneConfig
 from unifl.methods.guided_distillation import GuidedDistillation, GuidedDistillationConfig
@@ -73,7 +74,11 @@ def assemble(recipe: Recipe, *, device: str | torch.device | None = None) -> Ass
     place = torch.device(device if device is not None else _device(recipe))
     data = {name: sources.source(given, name=name) for name, given in recipe.data.items()}
     rewards = resolve.rewards(recipe.rewards, device=place)
-    critics = {name: resolve.critic(given, name=name, device=place) for name, given in recipe.critics.items()}
+    critics = {
+        name: resolve.critic(given, name=name, device=place)
+        for name, given in recipe.critics.items()
+        if not isinstance(given, DenoiserConfig)
+    }
     discriminator = None
     if recipe.discriminator is not None:
         discriminator = resolve.feedback(recipe.discriminator, name="discriminator", device=place)
@@ -81,6 +86,7 @@ def assemble(recipe: Recipe, *, device: str | torch.device | None = None) -> Ass
     if recipe.levels is not None:
         levels.require_levels(recipe.levels)
     generator = _generator(recipe, place)
+    critics |= _own_critics(recipe, generator)
     # rewards see the pictures of pairs at the size at which they will see the model's
     recipe = levels.with_levels(recipe, rewards, device=place, resolution=_side(generator))
     data = {
@@ -105,6 +111,22 @@ def _device(recipe: Recipe) -> str:
     if recipe.model.device != "auto":
         return recipe.model.device
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _own_critics(recipe: Recipe, generator: Generator) -> dict[str, Critic]:
+    """Critics that look with the model itself.
+
+    Raises:
+        UserError: See `DenoiserCritic`.
+    """
+    found: dict[str, Critic] = {}
+    for name, given in recipe.critics.items():
+        if isinstance(given, DenoiserConfig):
+            try:
+                found[name] = DenoiserCritic(generator, given, name=name)
+            except UserError as error:
+                raise UserError(f"critics.{name}: {error}") from error
+    return found
 
 
 def _follows(recipe: Recipe, device: torch.device) -> tuple[LatentProxy | None, Feedback | None]:

@@ -23,7 +23,7 @@ from unifl.assembly.build import make_method
 from unifl.assembly.locate import locate_model
 from unifl.assembly.recipe import Part, Recipe, load_recipe, read_recipe, without_idle
 from unifl.data import Batch, Sample
-from unifl.feedback import Feedback, NetworkFeedback
+from unifl.feedback import DenoiserConfig, Feedback, NetworkFeedback
 from unifl.feedback.networks import RewardNetwork
 from unifl.models import make_generator
 from unifl.models.generator import Generator
@@ -76,7 +76,11 @@ def plan_recipe(
     generator = _generator(recipe, shapes, left_out)
     height, width = generator.image_size
     rewards = {name: _reward(given, name) for name, given in recipe.rewards.items()}
-    critics = {name: resolve.critic(given, name=name) for name, given in recipe.critics.items()}
+    critics = {
+        name: resolve.critic(given, name=name)
+        for name, given in recipe.critics.items()
+        if not isinstance(given, DenoiserConfig)  # it has become `Silent`
+    }
     silent = [critic for critic in critics.values() if isinstance(critic, Silent)]
     left_out += [f"the critic {critic.name} ({critic.what}), whose weights are not read" for critic in silent]
     discriminator = None

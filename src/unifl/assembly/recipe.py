@@ -18,6 +18,7 @@ from unifl.assembly.part import Part as Part
 from unifl.assembly.preferences_config import DataConfig
 from unifl.errors import UserError, nearest
 from unifl.feedback.perception_config import (
+    DenoiserConfig,
     DepthConfig,
     EdgesConfig,
     InstancesConfig,
@@ -159,10 +160,18 @@ class Recipe:
     """Where hinge levels come from if `method.aesthetic.levels` gives none: `world:levels`, a JSON file
     {axis: level}, or a folder of preference pairs, whose preferred pictures every reward then scores."""
     critics: dict[
-        str, str | Part | InstancesConfig | SemanticConfig | DepthConfig | EdgesConfig | StyleConfig
+        str,
+        str
+        | Part
+        | InstancesConfig
+        | SemanticConfig
+        | DepthConfig
+        | EdgesConfig
+        | StyleConfig
+        | DenoiserConfig,
     ] = field(default_factory=dict)
-    """Critics by name: `world:critics/structure`, `package.module:name`, or `kind: instances` (semantic, depth,
-    edges, style) with a checkpoint and its settings."""
+    """Critics by name: `world:critics/structure`, `package.module:name`, `kind: instances` (semantic, depth, edges,
+    style) with a checkpoint and its settings, or `kind: denoiser`, which looks with the model itself."""
     discriminator: str | Part | None = None
     """The reward that the discriminator starts from."""
     proxy: str | None = None

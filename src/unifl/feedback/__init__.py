@@ -34,6 +34,7 @@ from unifl.feedback.perception import DepthCritic as DepthCritic
 from unifl.feedback.perception import EdgeCritic as EdgeCritic
 from unifl.feedback.perception import QueryCritic as QueryCritic
 from unifl.feedback.perception_config import CriticConfig as CriticConfig
+from unifl.feedback.perception_config import DenoiserConfig as DenoiserConfig
 from unifl.feedback.perception_config import DepthConfig as DepthConfig
 from unifl.feedback.perception_config import EdgesConfig as EdgesConfig
 from unifl.feedback.perception_config import InstancesConfig as InstancesConfig

@@ -115,6 +115,29 @@ class StyleConfig:
         _check_size(self.size)
 
 
+@dataclass(kw_only=True)
+class DenoiserConfig:
+    """Features of the real picture, as the frozen encoder of the model itself sees both with the same noise on them."""
+
+    kind: Literal["denoiser"] = "denoiser"
+    layer: Literal["down_last", "mid", "all_down"] | int = "mid"
+    """Of the U-Net: its mid block (the best in arXiv 2401.00110), the last down block, or all that its down path hands
+    on."""
+    times: tuple[float, float] = (0.1, 0.7)
+    """Range of the time t that both are noised to; 1 is noise. Small ones show detail, large ones composition."""
+    seed: int = 0
+    """Of time and noise, which follow from it and the caption."""
+    checkpointing: bool = False
+    """As for instances; autoencoder included."""
+
+    def __post_init__(self) -> None:
+        first, last = self.times
+        if not 0 < first <= last <= 1:
+            raise UserError(
+                f"times is [{first}, {last}]; it must be a rising range above 0 (the clean picture) up to 1 (noise)"
+            )
+
+
 CriticConfig = InstancesConfig | SemanticConfig | DepthConfig | EdgesConfig | StyleConfig
 
 

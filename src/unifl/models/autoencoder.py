@@ -45,9 +45,10 @@ class Autoencoder:
                 "set model.dtype to float32, or decode.dtype to auto"
             )
 
-    def posterior(self, images: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    def posterior(self, images: Tensor, device: torch.device, *, grad: bool = False) -> tuple[Tensor, Tensor]:
         """Mean and deviation before scaling, of pictures in [0, 1]."""
-        with torch.no_grad(), self._precision("auto", device):
+        recording = torch.set_grad_enabled(grad and torch.is_grad_enabled())
+        with recording, self._precision("auto", device):
             posterior = self.vae.encode((images * 2 - 1).to(device, dtype_of(self.vae))).latent_dist
         return posterior.mean.float(), posterior.std.float()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -22,6 +22,7 @@ from unifl.models.checkpointing import enable_checkpointing, role_aware_checkpoi
 from unifl.models.conditioning import Conditioning
 from unifl.models.generator import Generator
 from unifl.models.guidance_embedding import guidance_embedding, guidance_width
+from unifl.models.user import with_user
 from unifl.process import index_of_time
 from unifl.randomness import Key
 
@@ -92,46 +93,48 @@ class EncoderFeatures:
         exact = _ieee() if half is None else nullcontext()
         with role, exact, torch.autocast(kind, half, enabled=half is not None, cache_enabled=False):
             own = dtype_of(unet)
-            cast = half is None and own.itemsize < 4
-            return self._down(unet, x.to(torch.float32 if cast else own), t, cond, cast=cast)
+            widen = half is None and own.itemsize < 4
+            return self._down(unet, x.to(torch.float32 if widen else own), t, cond, widen=widen)
 
-    def _down(self, unet: Any, x: Tensor, t: Tensor, cond: Conditioning, *, cast: bool) -> list[Tensor]:
-        told, text = self._told(unet, x, t, cond, cast=cast)
-        x = self._run(unet.conv_in, x, cast=cast)
+    def _down(self, unet: Any, x: Tensor, t: Tensor, cond: Conditioning, *, widen: bool) -> list[Tensor]:
+        told, text = self._told(unet, x, t, cond, widen=widen)
+        x = self._run(unet.conv_in, x, widen=widen)
         found = [x]
         for block in unet.down_blocks:
             inputs = (x, told, text) if getattr(block, "has_cross_attention", False) else (x, told)
-            x, passed = self._run(block, *inputs, cast=cast)
+            x, passed = self._run(block, *inputs, widen=widen)
             found += passed
         if self.layer == "mid":
             block = unet.mid_block
             inputs = (x, told, text) if getattr(block, "has_cross_attention", False) else (x, told)
-            return [self._run(block, *inputs, cast=cast)]
+            return [self._run(block, *inputs, widen=widen)]
         return found if self.layer == "all_down" else [x]
 
     @torch.no_grad()
     def _told(
-        self, unet: Any, x: Tensor, t: Tensor, cond: Conditioning, *, cast: bool
-    ) -> tuple[Tensor, Tensor]:
-        """The embedding of the time, and of what SDXL adds to it, and that of the prompts."""
-        cond = cond.to(x.device, x.dtype)
-        added = {"text_embeds": cond.pooled, "time_ids": cond.time_ids} if self.generator.is_xl else {}
+        self, unet: Any, x: Tensor, t: Tensor, cond: Conditioning, *, widen: bool
+    ) -> tuple[Tensor, Any]:
+        """The embedding of the time and of what SDXL adds to it, and what the attention to the prompt sees."""
+        generator, cond = self.generator, cond.to(x.device, x.dtype)
+        added = {"text_embeds": cond.pooled, "time_ids": cond.time_ids} if generator.is_xl else {}
+        added = with_user(generator.roles, cond, added) or {}
         guidance = None
-        if self.generator.embeds_guidance(ROLE):
+        if generator.embeds_guidance(ROLE):
             guidance = guidance_embedding(torch.ones_like(t), guidance_width(unet)).to(x.dtype)
-        parts = [unet.time_embedding, unet.add_embedding if self.generator.is_xl else nn.Identity()]
-        with _float32(*parts) if cast else nullcontext():
-            index = index_of_time(t.float(), self.generator.num_train_timesteps)
+        parts = [unet.time_embedding, *([unet.add_embedding] if generator.is_xl else [])]
+        with _float32(*parts) if widen else nullcontext():
+            index = index_of_time(t.float(), generator.num_train_timesteps)
             embedded = unet.time_embedding(unet.get_time_embed(x, index), guidance)
             extra = unet.get_aug_embed(embedded, cond.embeds, added)
         # detached: where nothing had to be cast, it is the very tensor that came in
-        return embedded if extra is None else embedded + extra, cond.embeds.detach()
+        text = unet.process_encoder_hidden_states(cond.embeds.detach(), added)
+        return embedded if extra is None else embedded + extra, text
 
-    def _run(self, block: Any, *inputs: Tensor, cast: bool) -> Any:
-        if not cast:
+    def _run(self, block: Any, *inputs: Any, widen: bool) -> Any:
+        if not widen:
             return block(*inputs)  # which recomputes by itself where gradient checkpointing is on
 
-        def run(*again: Tensor) -> Any:
+        def run(*again: Any) -> Any:
             with _float32(block):
                 return block(*again)
 
@@ -154,12 +157,8 @@ def _ieee() -> Iterator[None]:
 
     cuDNN's convolutions are by default. Backward, which runs later, may round: it takes no differences.
     """
-    backends: tuple[Any, ...] = (
-        torch.backends.cudnn.conv,
-        torch.backends.cuda.matmul,
-        torch.backends.mkldnn.conv,
-        torch.backends.mkldnn.matmul,
-    )
+    on_gpu, on_cpu = cast("Any", torch.backends.cudnn), cast("Any", torch.backends.mkldnn)
+    backends: tuple[Any, ...] = (on_gpu.conv, torch.backends.cuda.matmul, on_cpu.conv, on_cpu.matmul)
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:
@@ -205,7 +204,8 @@ def _random_encoder(generator: Generator, seed: int) -> Any:
     drawn = Key(seed, 0, (0,)).integers("random encoder", 0, 2**31).item()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(drawn)
-        unet: Any = UNet2DConditionModel.from_config(generator.pipeline.unet.config)
+        config = {**generator.pipeline.unet.config, "encoder_hid_dim_type": None}  # no part of a user adapter
+        unet: Any = UNet2DConditionModel.from_config(config)
     unet.up_blocks, unet.conv_out = nn.ModuleList(), nn.Identity()
     return unet.to(generator.device).eval().requires_grad_(False)
 

@@ -255,15 +255,16 @@ class Generator:
         self._autoencoder.check_decode(dtype)
 
     def encode(
-        self, images: Float[Tensor, "b 3 height width"], *, key: Key | None = None
+        self, images: Float[Tensor, "b 3 height width"], *, key: Key | None = None, grad: bool = False
     ) -> Float[Tensor, "b c h w"]:
-        """Pictures to scaled latents, without gradient.
+        """Pictures to scaled latents.
 
         Args:
             images: In [0, 1].
             key: Draws from the posterior; None takes its mode.
+            grad: Whether gradients reach the pictures.
         """
-        mean, std = self._autoencoder.posterior(images, self.device)
+        mean, std = self._autoencoder.posterior(images, self.device, grad=grad)
         if key is not None:
             mean = mean + std * key.normal("posterior", mean.shape[1:], device=mean.device)
         return self._autoencoder.scaled(mean)
