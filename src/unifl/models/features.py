@@ -87,7 +87,7 @@ class EncoderFeatures:
             cond: What the role `reference` reads in the prompts; constants here.
         """
         unet = self._encoder()
-        kind = x.device.type
+        kind = self.generator.device.type
         half = _HALF.get(self.precision)
         role = nullcontext() if self._random is not None else self.generator.roles.use(ROLE)
         exact = _ieee() if half is None else nullcontext()
