@@ -75,7 +75,8 @@ def tiny_pipeline(family: Family, *, seed: int = 0) -> DiffusionPipeline:
 
     Args:
         family: "sd15" predicts epsilon; "sd21" predicts v; "sdxl" has two text encoders, a pooled embedding and
-            time ids; "sd3" is a flow-matching transformer with two text encoders, and "sd3_t5" has a T5 beside them.
+            time ids; "sd3" is a flow-matching transformer with two text encoders; "sd3_t5" has a T5 beside them, and
+            the normalised queries and second attention of Stable Diffusion 3.5.
         seed: Decides the weights.
     """
     with torch.random.fork_rng(devices=[]):
@@ -143,6 +144,8 @@ def _sd3(t5: bool = False) -> StableDiffusion3Pipeline:
         caption_projection_dim=16,
         pooled_projection_dim=2 * _WIDTH,
         pos_embed_max_size=8,
+        dual_attention_layers=(0,) if t5 else (),
+        qk_norm="rms_norm" if t5 else None,
     ).eval()
     return StableDiffusion3Pipeline(
         transformer=transformer,

@@ -10,9 +10,11 @@ import yaml
 from huggingface_hub import HfApi
 
 from unifl.errors import UserError
+from unifl.models.denoiser import UNET
 from unifl.models.generator import Generator
 from unifl.models.load import looks_like_path
 from unifl.models.save import KOHYA_FILE
+from unifl.models.schedule import FlowSchedule
 from unifl.process import ConsistencySampler, Spacing
 
 
@@ -91,8 +93,13 @@ def model_card(
         header["base_model"] = base_model
     if license or inherited.get("license"):
         header["license"] = license or inherited["license"]
-    family = "stable-diffusion-xl" if generator.is_xl else "stable-diffusion"
-    header["tags"] = ["text-to-image", "diffusers", family, *(["lora"] if kind == "lora" else []), "unifl"]
+    header["tags"] = [
+        "text-to-image",
+        "diffusers",
+        _family(generator),
+        *(["lora"] if kind == "lora" else []),
+        "unifl",
+    ]
 
     path = Path(folder) / "README.md"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,12 +150,18 @@ def _body(
     prompt: str,
 ) -> str:
     pipeline = type(generator.pipeline).__name__
+    is_flow = isinstance(generator.schedule, FlowSchedule)
     if kind == "lora":
         load = f'pipe = {pipeline}.from_pretrained("{base_model or "path/to/base-model"}")\n'
         load += 'pipe.load_lora_weights("path/to/this/folder")'
-        files = f"\nA second file, `{KOHYA_FILE}`, holds the same weights with the key names of kohya's scripts.\n"
+        files = ""
+        if generator.denoiser == UNET:
+            files = f"\nA second file, `{KOHYA_FILE}`, holds the same weights with the key names of kohya's scripts.\n"
     else:
         load, files = f'pipe = {pipeline}.from_pretrained("path/to/this/folder")', ""
+    scheduler, classes, choice = sampling.scheduler, f"{sampling.scheduler}, {pipeline}", _choice(sampling)
+    if is_flow:  # it is sampled with the scheduler that it comes with
+        scheduler, classes, choice = type(generator.pipeline.scheduler).__name__, pipeline, ""
     start = f" starting from `{base_model}`" if base_model else ""
     return f"""# {name}
 
@@ -160,18 +173,27 @@ A text-to-image {"LoRA" if kind == "lora" else "pipeline"} trained with unifl{st
 
 | steps | guidance_scale | scheduler | timesteps | size |
 |---|---|---|---|---|
-| {sampling.steps} | {sampling.guidance:g} | {sampling.scheduler} | {_timesteps(sampling)} | {_size(generator)} |
+| {sampling.steps} | {sampling.guidance:g} | {scheduler} | {_timesteps(sampling)} | {_size(generator)} |
 
 ```python
-from diffusers import {sampling.scheduler}, {pipeline}
+from diffusers import {classes}
 
 {load}
-pipe.scheduler = {sampling.scheduler}.from_config(
-    pipe.scheduler.config, {sampling.arguments}
-)
-image = pipe("{prompt}", {sampling.call}).images[0]
+{choice}image = pipe("{prompt}", {sampling.call}).images[0]
 ```
 {_note(generator, sampling)}{files}"""
+
+
+def _choice(sampling: Sampling) -> str:
+    """The line that gives a pipeline its scheduler."""
+    return f"pipe.scheduler = {sampling.scheduler}.from_config(\n    pipe.scheduler.config, {sampling.arguments}\n)\n"
+
+
+def _family(generator: Generator) -> str:
+    """The tag of the family."""
+    if isinstance(generator.schedule, FlowSchedule):
+        return "stable-diffusion-3"
+    return "stable-diffusion-xl" if generator.is_xl else "stable-diffusion"
 
 
 def _timesteps(sampling: Sampling) -> str:
@@ -181,7 +203,8 @@ def _timesteps(sampling: Sampling) -> str:
 def _note(generator: Generator, sampling: Sampling) -> str:
     """What to expect where the DDIM of diffusers takes other steps than the one that the model was trained with."""
     if (
-        sampling.consistency is not None
+        isinstance(generator.schedule, FlowSchedule)
+        or sampling.consistency is not None
         or sampling.spacing == "leading"
         or generator.num_train_timesteps % sampling.steps == 0
     ):
