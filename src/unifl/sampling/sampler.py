@@ -11,7 +11,8 @@ from torch import Tensor
 from unifl.errors import UserError
 from unifl.models.conditioning import Conditioning, Prediction
 from unifl.models.generator import Generator
-from unifl.process import ConsistencySampler, Spacing, ddim_step, time_grid
+from unifl.models.schedule import require_diffusion
+from unifl.process import ConsistencySampler, Spacing, ddim_step
 from unifl.randomness import Key
 
 
@@ -32,6 +33,8 @@ def sample(
     progress: Callable[[int, int], None] | None = None,
 ) -> Float[Tensor, "n 3 h w"]:
     """Draw one picture per prompt, with deterministic DDIM unless a consistency sampler is given.
+
+    For a flow model the same steps are those of Euler, at the times of its own scheduler.
 
     The noise of a picture depends on (seed, index) alone: not on the batch size, the order, the number of steps
     or the weights. Two models sampled with the same seed are therefore paired picture by picture.
@@ -69,8 +72,9 @@ def sample(
     if not guidance >= 0:
         raise UserError(f"guidance is {guidance}; it must be 0 or more (1 is no guidance)")
     if consistency is None:
-        grid = time_grid(num_steps, spacing, generator.num_train_timesteps, generator.steps_offset)
+        grid = generator.schedule.times(num_steps, spacing)
     else:
+        require_diffusion(generator.schedule, wanted_by="a consistency sampler")
         grid = consistency.times(num_steps, generator.num_train_timesteps)
     pictures = []
     for start in range(0, len(prompts), batch_size):
