@@ -71,11 +71,7 @@ def sample(
         raise UserError(f"batch_size is {batch_size}; it must be at least 1")
     if not guidance >= 0:
         raise UserError(f"guidance is {guidance}; it must be 0 or more (1 is no guidance)")
-    if consistency is None:
-        grid = generator.schedule.times(num_steps, spacing)
-    else:
-        require_diffusion(generator.schedule, wanted_by="a consistency sampler")
-        grid = consistency.times(num_steps, generator.num_train_timesteps)
+    grid = sampling_times(generator, num_steps, spacing, consistency)
     pictures = []
     for start in range(0, len(prompts), batch_size):
         some = list(prompts[start : start + batch_size])
@@ -95,6 +91,20 @@ def sample(
         if progress is not None:
             progress(start + len(some), len(prompts))
     return torch.cat(pictures)
+
+
+def sampling_times(
+    generator: Generator, num_steps: int, spacing: Spacing, consistency: ConsistencySampler | None
+) -> Float[Tensor, " n"]:
+    """The times that `sample` visits; without a consistency sampler the last is 0, where nothing is evaluated.
+
+    Raises:
+        UserError: Settings that do not go with the model.
+    """
+    if consistency is None:
+        return generator.schedule.times(num_steps, spacing)
+    require_diffusion(generator.schedule, wanted_by="a consistency sampler")
+    return consistency.times(num_steps, generator.num_train_timesteps)
 
 
 def _descend(
