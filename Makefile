@@ -41,4 +41,4 @@ $(BIN)/unifl:
 		if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		-c constraints.txt -e ".[coco,dev,docs,optim,prompts,track]"
+		-c constraints.txt -e ".[coco,dev,docs,optim,parquet,prompts,track]"

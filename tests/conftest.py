@@ -27,7 +27,7 @@ settings.register_profile("unifl", deadline=None, derandomize=True, max_examples
 settings.load_profile("unifl")
 
 
-sys.path.insert(0, str(Path(__file__).parent))  # for tiny_checkpoints
+sys.path.insert(0, str(Path(__file__).parent))  # for tiny_checkpoints and preference_files
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unifl.losses.anchor import distance_to_start
-from unifl.losses.denoising import denoising_mse, truncated_snr
+from unifl.losses.denoising import denoising_mse, masked_mse, truncated_snr
 from unifl.process.prediction import from_x0_eps
 
 KINDS = ("epsilon", "v_prediction", "sample", "flow")
@@ -56,3 +56,38 @@ def test_distance_to_start_is_a_mean_and_holds_the_reference_fixed():
     assert loss.tolist() == [2.5, 0.0]
     slopes = torch.autograd.grad(loss.sum(), (raw, reference), allow_unused=True)
     assert slopes[0].tolist() == [[1.0, 2.0], [0.0, 0.0]] and slopes[1] is None
+
+
+def test_a_full_mask_is_the_plain_mean_and_both_shapes_are_one():
+    error = torch.randn(3, 4, 5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mask = torch.ones(3, 1, 5, 6, dtype=torch.float64)
+    torch.testing.assert_close(masked_mse(error, mask), error.square().mean((1, 2, 3)), rtol=1e-12, atol=0)
+    mask = torch.rand(3, 5, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert torch.equal(masked_mse(error, mask), masked_mse(error, mask.unsqueeze(1)))
+
+
+def test_a_mask_takes_the_mean_over_its_region_whatever_its_size():
+    error = torch.full((3, 2, 4, 4), 5.0)
+    error[:, :, 0, 0] = 1.0
+    error[:, :, 0, 1] = 3.0
+    mask = torch.zeros(3, 4, 4)
+    mask[0, 0, 0] = 1.0  # one pixel: 1
+    mask[1, 0, :2] = 1.0  # two: (1 + 9) / 2
+    mask[2, 0, 0], mask[2, 0, 1] = 0.75, 0.25  # weighted: 0.75 + 0.25 * 9
+    assert masked_mse(error, mask).tolist() == pytest.approx([1.0, 5.0, 3.0])
+
+
+def test_nothing_outside_the_mask_is_trained_and_an_empty_mask_is_zero():
+    error = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    mask = torch.zeros(2, 1, 3, 3)
+    mask[1, :, 1] = 1.0
+    loss = masked_mse(error, mask)
+    (slope,) = torch.autograd.grad(loss.sum(), error)
+    assert float(loss[0]) == 0.0 and not slope[0].any()
+    assert slope[1, :, 1].all() and not slope[1, :, [0, 2]].any()
+
+
+def test_a_masked_error_in_half_precision_is_summed_in_float32():
+    """256 x 256 x 4 squares of 1 overflow float16 at 65504."""
+    loss = masked_mse(torch.ones(1, 4, 256, 256).half(), torch.ones(1, 1, 256, 256).half())
+    assert loss.dtype == torch.float32 and loss.tolist() == [1.0]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unifl.errors import UserError
-from unifl.models import make_generator, sampling_scheduler
+from unifl.models import UserTraining, make_generator, sampling_scheduler
 from unifl.randomness import Key
 from unifl.sampling import sample
 from unifl.testing import tiny_pipeline
@@ -50,6 +50,26 @@ def test_equals_the_ddim_pipeline_of_diffusers(num_steps, spacing, equal):
     assert ((found - expected).abs().max() < 2e-5) == equal
 
 
+def test_each_picture_is_for_its_user():
+    generator = make_generator(
+        tiny_pipeline("sd15"), train=UserTraining(embedding_dim=6), roles=("reference",)
+    )
+    with torch.no_grad():
+        for parameter in generator.trainable_parameters().values():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    users = torch.randn(3, 1, 6, generator=torch.Generator().manual_seed(0))
+    users[2] = 0
+    together = sample(generator, PROMPTS, num_steps=2, users=users)
+    apart = sample(generator, PROMPTS[1:], num_steps=2, indices=[1, 2], users=users[1:])
+    assert torch.allclose(together[1:], apart, atol=1e-5)
+    nobody = sample(generator, PROMPTS, num_steps=2)
+    differences = (together - nobody).abs().amax((1, 2, 3))
+    assert (differences[:2] > 1e-2).all() and differences[2] < 1e-5
+    start = sample(make_generator(tiny_pipeline("sd15")), PROMPTS, num_steps=2)
+    told = sample(generator, PROMPTS, num_steps=2, users=users, role="reference")
+    assert torch.allclose(told, start, atol=1e-6)
+
+
 def test_errors(generator):
     with pytest.raises(UserError, match="no prompt"):
         sample(generator, [])
@@ -59,5 +79,9 @@ def test_errors(generator):
         sample(generator, ["a"], guidance=-1.0)
     with pytest.raises(UserError, match="num_steps is 0"):
         sample(generator, ["a"], num_steps=0)
+    with pytest.raises(UserError, match="2 users for 1 prompts"):
+        sample(generator, ["a"], users=torch.zeros(2, 1, 6))
+    with pytest.raises(UserError, match="no adapter for them"):
+        sample(generator, ["a"], users=torch.zeros(1, 1, 6), num_steps=1)
     with pytest.raises(UserError, match="batch_size"):
         sample(generator, ["a"], batch_size=0)

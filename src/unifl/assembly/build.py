@@ -16,10 +16,13 @@ from unifl.feedback import Critic, Feedback, LatentProxy, load_proxy
 from unifl.methods.base import Method, Source
 from unifl.methods.finetune import FineTune, FineTuneConfig
 from unifl.methods.guided_distillation import GuidedDistillation, GuidedDistillationConfig
+from unifl.methods.kto import KTO, KTOConfig
 from unifl.methods.lcd import LCD
 from unifl.methods.lcd_config import LCDConfig
+from unifl.methods.preference import Preference, PreferenceConfig
 from unifl.methods.progressive import Progressive, ProgressiveConfig
 from unifl.methods.refl import ReFL, ReFLConfig
+from unifl.methods.reward_weighted import RewardWeighted, RewardWeightedConfig
 from unifl.methods.unifl import UniFL
 from unifl.methods.unifl_config import UniFLConfig
 from unifl.models import Generator, load_generator
@@ -29,7 +32,10 @@ from unifl.sampling import sampling_times
 _OF_PICTURES: Mapping[type, Callable[..., Method]] = {
     FineTuneConfig: FineTune,
     GuidedDistillationConfig: GuidedDistillation,
+    KTOConfig: KTO,
+    PreferenceConfig: Preference,
     ProgressiveConfig: Progressive,
+    RewardWeightedConfig: RewardWeighted,
 }
 """Methods that take nothing but data, by their config."""
 
@@ -77,7 +83,9 @@ def assemble(recipe: Recipe, *, device: str | torch.device | None = None) -> Ass
         levels.require_levels(recipe.levels)
     generator = _generator(recipe, place)
     how = recipe.sampling
-    sampling_times(generator, how.num_steps, how.spacing, how.consistency)  # refuses what the model does not go with
+    sampling_times(
+        generator, how.num_steps, how.spacing, how.consistency
+    )  # refuses what the model does not go with
     # rewards see the pictures of pairs at the size at which they will see the model's
     recipe = levels.with_levels(recipe, rewards, device=place, resolution=_side(generator))
     data = {

@@ -100,6 +100,3 @@ class PicturesConfig:
             raise UserError(f"caption_dropout is {self.caption_dropout}; it must be in [0, 1]")
         if self.buckets is not None and self.source is not None:
             raise UserError("buckets need files of pictures; give folder, shards or hub in place of source")
-
-
-DataConfig = str | CocoConfig | PicturesConfig

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unifl import config as configs
-from unifl.assembly.data_config import DataConfig
 from unifl.assembly.monitor_config import MonitorConfig
 from unifl.assembly.part import Part as Part
+from unifl.assembly.preferences_config import DataConfig
 from unifl.errors import UserError, nearest
 from unifl.feedback.perception_config import (
     DepthConfig,
@@ -26,9 +26,12 @@ from unifl.feedback.perception_config import (
 )
 from unifl.methods.finetune import FineTuneConfig
 from unifl.methods.guided_distillation import GuidedDistillationConfig
+from unifl.methods.kto import KTOConfig
 from unifl.methods.lcd_config import LCDConfig
+from unifl.methods.preference import PreferenceConfig
 from unifl.methods.progressive import ProgressiveConfig
 from unifl.methods.refl import ReFLConfig
+from unifl.methods.reward_weighted import RewardWeightedConfig
 from unifl.methods.unifl_config import UniFLConfig
 from unifl.models.load import FullTraining
 from unifl.models.lora import LoraTraining
@@ -36,7 +39,15 @@ from unifl.process import ConsistencySampler, Spacing
 from unifl.training.config import TrainingConfig
 
 MethodConfig = (
-    UniFLConfig | ReFLConfig | FineTuneConfig | LCDConfig | GuidedDistillationConfig | ProgressiveConfig
+    UniFLConfig
+    | ReFLConfig
+    | FineTuneConfig
+    | LCDConfig
+    | GuidedDistillationConfig
+    | ProgressiveConfig
+    | PreferenceConfig
+    | KTOConfig
+    | RewardWeightedConfig
 )
 """Settings of a method, told apart by their `kind`."""
 
@@ -140,8 +151,8 @@ class Recipe:
     model: ModelConfig
     """What it starts from."""
     method: MethodConfig
-    """`kind: unifl`, `kind: refl`, `kind: finetune`, `kind: lcd`, `kind: guided_distillation` or `kind: progressive`,
-    with the settings of that method."""
+    """`kind:` unifl, refl, finetune, lcd, guided_distillation, progressive, preference, kto or reward_weighted, with
+    the settings of that method."""
     rewards: dict[str, str | Part] = field(default_factory=dict)
     """Rewards by the name that the method calls them: `world:rewards/color`, a folder, `package.module:name`."""
     levels: str | None = None
@@ -160,7 +171,8 @@ class Recipe:
     """The reward that it follows, with or without a gradient."""
     data: dict[str, DataConfig] = field(default_factory=dict)
     """Sources by name: `world:prompts`, `world:scenes`, a file of prompts, a folder of annotated pictures, `kind: coco`
-    with COCO's files, or `kind: pictures` with captions in any form, in buckets, encoded once."""
+    with COCO's files, `kind: pictures` with captions in any form, in buckets, encoded once, or `kind: preferences` with
+    pairs that people judged."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Steps, batch size, optimisers, checkpoints."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

@@ -9,8 +9,10 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from unifl.assembly import world_names
-from unifl.assembly.data_config import CocoConfig, DataConfig, PicturesConfig
+from unifl.assembly.data_config import CocoConfig, PicturesConfig
 from unifl.assembly.objects import is_dotted, make_object
+from unifl.assembly.preference_sources import PreferenceRows, open_preferences, prepared_preferences
+from unifl.assembly.preferences_config import DataConfig, PreferencesConfig
 from unifl.data import (
     AnnotatedImages,
     BucketedPictures,
@@ -36,7 +38,7 @@ def source(given: DataConfig, *, name: str, resolution: int | None = None) -> So
     Files are checked row by row here, so that a bad one shows before anything long starts.
 
     Args:
-        given: See above, and `CocoConfig` and `PicturesConfig`.
+        given: See above, and `CocoConfig`, `PicturesConfig` and `PreferencesConfig`.
         name: What the recipe calls it.
         resolution: Pixels that pictures are brought to.
 
@@ -45,6 +47,8 @@ def source(given: DataConfig, *, name: str, resolution: int | None = None) -> So
     """
     if not isinstance(given, str):
         try:
+            if isinstance(given, PreferencesConfig):
+                return open_preferences(given, resolution)
             return (
                 _coco(given, resolution)
                 if isinstance(given, CocoConfig)
@@ -139,8 +143,12 @@ def prepared(
         batch_size: Rows of a micro-batch.
 
     Raises:
-        UserError: Pictures of several sizes and none to bring them to; see `encode_source` and `Reading`.
+        UserError: Pictures of several sizes and none to bring them to; see `encode_source`, `encode_preferences` and
+            `Reading`.
     """
+    if isinstance(given, PreferencesConfig):
+        assert isinstance(found, PreferenceRows)
+        return prepared_preferences(found, given, generator, name=name)
     if not isinstance(given, PicturesConfig):
         return _fitted(found, generator)
     rows, buckets = found, None

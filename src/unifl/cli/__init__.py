@@ -14,6 +14,7 @@ from unifl.cli.doctor import doctor
 from unifl.cli.evaluate import CompareCommand, compare, evaluate
 from unifl.cli.generate import generate
 from unifl.cli.plan import plan
+from unifl.cli.preferences import preferences
 from unifl.cli.prompts import prompts
 from unifl.cli.proxy import proxy
 from unifl.cli.publish import push
@@ -65,6 +66,7 @@ app.command()(evaluate)
 app.command(cls=CompareCommand)(compare)
 app.command()(report)
 app.add_typer(prompts, name="prompts")
+app.add_typer(preferences, name="preferences")
 app.add_typer(world, name="world")
 app.command()(proxy)
 app.command()(demo)

@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from unifl.data.captions import dropped_captions
+from unifl.data.encoded_sample import EncodedSample as EncodedSample
 from unifl.data.manifest import Manifest, ShardRecord, check_identity, identify, read_manifest, shard_name
 from unifl.errors import UserError
 from unifl.models.conditioning import Conditioning
@@ -32,27 +33,6 @@ from unifl.models.generator import Generator
 from unifl.randomness import Key
 
 _OPEN_SHARDS = 32
-
-
-@dataclass(frozen=True)
-class EncodedSample:
-    """One row of a cache, in float32.
-
-    Attributes:
-        prompt: Caption.
-        mean: Of the scaled latents.
-        std: Standard deviation of the scaled latents.
-        embeds: Of the prompt, where they are kept.
-        pooled: The pooled embedding (SDXL), where embeddings are kept.
-        time_ids: SDXL's six numbers (see `unifl.data.buckets`), where they are kept.
-    """
-
-    prompt: str
-    mean: Float[Tensor, "c h w"]
-    std: Float[Tensor, "c h w"]
-    embeds: Float[Tensor, "l d"] | None = None
-    pooled: Float[Tensor, " p"] | None = None
-    time_ids: Float[Tensor, " 6"] | None = None
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,9 @@ class HubPictures:
         self.image_column = image_column
         self.caption_column = caption_column
         self.resolution = resolution
-        rows = _load(str(dataset), split) if isinstance(dataset, str | Path) else dataset
+        rows = load_rows(str(dataset), split) if isinstance(dataset, str | Path) else dataset
         _check(rows, self.shown, {"image_column": image_column, "caption_column": caption_column})
-        self._rows = _undecoded(rows, image_column)
+        self._rows = undecoded(rows, image_column)
         # without the pictures, so that a caption costs no decoding
         selected = getattr(rows, "select_columns", None)
         self._captions = rows if selected is None else selected([caption_column])
@@ -83,7 +83,7 @@ class HubPictures:
         Raises:
             UserError: It cannot be read.
         """
-        source = _source(self._row(index)[self.image_column], self.name(index))
+        source = picture_source(self._row(index)[self.image_column], self.name(index))
         if isinstance(source, Image.Image):
             return source.height, source.width
         return picture_size(source, name=self.name(index))
@@ -113,7 +113,7 @@ class HubPictures:
             UserError: The first problem, with the row.
         """
         for index in range(len(self)):
-            source = _source(self._row(index)[self.image_column], self.name(index))
+            source = picture_source(self._row(index)[self.image_column], self.name(index))
             if not isinstance(source, Image.Image):
                 check_picture(source, name=self.name(index))
             self.caption(index)
@@ -157,7 +157,7 @@ def _decoded(value: Any, name: str) -> Image.Image:
     Raises:
         UserError: It cannot be read.
     """
-    source = _source(value, name)
+    source = picture_source(value, name)
     if isinstance(source, Image.Image):
         try:
             return source.convert("RGB")
@@ -166,8 +166,16 @@ def _decoded(value: Any, name: str) -> Image.Image:
     return read_picture(source, name=name)
 
 
-def _source(value: Any, name: str) -> Image.Image | bytes | Path:
-    """A PIL image, the bytes of one, or its file; the Image feature stores {"bytes": ..., "path": ...}."""
+def picture_source(value: Any, name: str) -> Image.Image | bytes | Path:
+    """A PIL image, the bytes of one, or its file; the Image feature stores {"bytes": ..., "path": ...}.
+
+    Args:
+        value: What a row holds.
+        name: What an error calls it.
+
+    Raises:
+        UserError: Anything else.
+    """
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, Image.Image | bytes):
@@ -175,12 +183,17 @@ def _source(value: Any, name: str) -> Image.Image | bytes | Path:
     if isinstance(value, str):
         return Path(value)
     raise UserError(
-        f"cannot read the image {name}: it is of type {type(value).__name__}; set image_column to a column of "
-        "pictures or of their bytes"
+        f"cannot read the image {name}: it is of type {type(value).__name__}; name a column of pictures or of "
+        "their bytes"
     )
 
 
-def _load(name: str, split: str) -> Any:
+def load_rows(name: str, split: str) -> Any:
+    """A data set by its name on the hub, or by its folder.
+
+    Raises:
+        UserError: `datasets` is missing, or there is no such data set or split.
+    """
     try:
         import datasets
     except ImportError as error:
@@ -213,7 +226,7 @@ def _check(rows: Any, shown: str, wanted: dict[str, str]) -> None:
             )
 
 
-def _undecoded(rows: Any, column: str) -> Any:
+def undecoded(rows: Any, column: str) -> Any:
     """The same rows with pictures as bytes, so that a size costs a header and errors are ours."""
     feature: Any = (getattr(rows, "features", None) or {}).get(column)
     if type(feature).__name__ != "Image" or not hasattr(rows, "cast_column"):

@@ -16,6 +16,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from unifl.data.encoded_sample import EncodedSample
 from unifl.data.pictures import check_picture, fit_picture, read_picture, to_tensor
 from unifl.data.prompts import json_rows, read_text
 from unifl.errors import UserError
@@ -23,12 +24,56 @@ from unifl.errors import UserError
 
 @dataclass(frozen=True)
 class Pair:
-    """Two pictures of one prompt; `win` was preferred. Images are in [0, 1]."""
+    """Two pictures of one prompt; `win` was preferred.
+
+    Attributes:
+        prompt: What both pictures show.
+        win: The preferred picture, in [0, 1]; of a tie, the first.
+        lose: The other one, in [0, 1].
+        axis: What was compared ("color", "layout", ...), or None for everything at once.
+        tie: Nobody won; `win` and `lose` are then only first and second.
+        strength: How clear the preference is, in (0, 1]; 1 where that is not known, and for ties.
+        win_mask: Where the preferred picture is meant, in [0, 1], or None for all of it.
+        lose_mask: The same of the other one.
+        user: Who judged, where that is known.
+    """
 
     prompt: str
     win: Float[Tensor, "3 h w"]
     lose: Float[Tensor, "3 h w"]
     axis: str | None = None
+    tie: bool = False
+    strength: float = 1.0
+    win_mask: Float[Tensor, "h w"] | None = None
+    lose_mask: Float[Tensor, "h w"] | None = None
+    user: str | None = None
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """A `Pair` whose pictures were encoded once; masks are those of the pictures, in pixels.
+
+    Attributes:
+        prompt: What both pictures show.
+        win: Row of the cache of the preferred picture; of a tie, of the first.
+        lose: Row of the other one.
+        axis: See `Pair`.
+        tie: See `Pair`.
+        strength: See `Pair`.
+        win_mask: See `Pair`.
+        lose_mask: See `Pair`.
+        user: See `Pair`.
+    """
+
+    prompt: str
+    win: EncodedSample
+    lose: EncodedSample
+    axis: str | None = None
+    tie: bool = False
+    strength: float = 1.0
+    win_mask: Float[Tensor, "h w"] | None = None
+    lose_mask: Float[Tensor, "h w"] | None = None
+    user: str | None = None
 
 
 class PreferencePairs:

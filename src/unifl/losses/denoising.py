@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -32,6 +33,29 @@ def denoising_mse(
     """
     error = at_least_float32(raw) - from_x0_eps(x0, eps, alpha, sigma, kind)
     return error.square().reshape(len(error), -1).mean(1)
+
+
+def masked_mse(
+    error: Float[Tensor, "b c h w"], mask: Float[Tensor, "b 1 h w"] | Float[Tensor, "b h w"]
+) -> Float[Tensor, " b"]:
+    """Mean of squared errors inside a region, per sample: sum(mask error^2) / (c sum(mask)).
+
+    The mean is over the weight of the mask and over the channels, so the size of a region does not change the scale of
+    the loss, and a mask of ones gives the plain mean.
+
+    Args:
+        error: prediction minus target.
+        mask: weights in [0, 1], at the resolution of the error.
+
+    Returns:
+        One loss per sample; 0, with no gradient, where the mask is empty.
+    """
+    error, mask = at_least_float32(error), at_least_float32(mask)
+    if mask.ndim == 3:
+        mask = mask.unsqueeze(1)
+    weight = error.shape[1] * mask.sum((1, 2, 3))
+    total = (mask * error.square()).sum((1, 2, 3))
+    return total / torch.where(weight > 0, weight, 1)
 
 
 def truncated_snr(alpha: Float[Tensor, " b"], sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:

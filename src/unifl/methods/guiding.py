@@ -118,7 +118,8 @@ class GuidingTerm:
         scores = self._scores(seen, list(prompts[:rows]), output)
         for number, (name, found) in enumerate(scores.items()):
             output.metrics[f"reward/{name}"] = found.detach().mean()
-            score, weight = self._bounded(name, found).mean(), self.config.weights[name]
+            score = self._bounded(name, found).mean()
+            weight: float | Tensor = self.config.weights[name]
             if balanced:
                 (pull,) = torch.autograd.grad(score, seen, retain_graph=number < len(scores) - 1)
                 weight = weight * _relative_norm(loss, rewarded, pull, raw)

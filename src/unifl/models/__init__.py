@@ -17,3 +17,7 @@ from unifl.models.merge import sampling_scheduler as sampling_scheduler
 from unifl.models.roles import Roles as Roles
 from unifl.models.save import save_lora as save_lora
 from unifl.models.save import save_pipeline as save_pipeline
+from unifl.models.user import UserTraining as UserTraining
+from unifl.models.user_files import load_user_adapter as load_user_adapter
+from unifl.models.user_files import save_user_adapter as save_user_adapter
+from unifl.models.user_files import user_training_of as user_training_of

@@ -15,6 +15,8 @@ from unifl.models.generator import Generator
 from unifl.models.load import looks_like_path
 from unifl.models.save import KOHYA_FILE
 from unifl.models.schedule import FlowSchedule
+from unifl.models.user import UserRoles
+from unifl.models.user_files import USER_FILE
 from unifl.process import ConsistencySampler, Spacing
 
 
@@ -59,7 +61,7 @@ def model_card(
     folder: str | Path,
     generator: Generator,
     *,
-    kind: Literal["pipeline", "lora"],
+    kind: Literal["pipeline", "lora", "user"],
     sampling: Sampling,
     title: str = "",
     base_model: str | None = None,
@@ -70,7 +72,7 @@ def model_card(
     """Writes README.md with the YAML header that model hubs read.
 
     Args:
-        folder: Where `save_pipeline` or `save_lora` has written.
+        folder: Where `save_pipeline`, `save_lora` or `save_user_adapter` has written.
         generator: The trained model.
         kind: What the folder holds.
         sampling: Steps, guidance and spacing to use, as measured for this model.
@@ -93,13 +95,8 @@ def model_card(
         header["base_model"] = base_model
     if license or inherited.get("license"):
         header["license"] = license or inherited["license"]
-    header["tags"] = [
-        "text-to-image",
-        "diffusers",
-        _family(generator),
-        *(["lora"] if kind == "lora" else []),
-        "unifl",
-    ]
+    tags = {"pipeline": [], "lora": ["lora"], "user": ["ip-adapter"]}[kind]
+    header["tags"] = ["text-to-image", "diffusers", _family(generator), *tags, "unifl"]
 
     path = Path(folder) / "README.md"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,22 +147,25 @@ def _body(
     prompt: str,
 ) -> str:
     pipeline = type(generator.pipeline).__name__
-    is_flow = isinstance(generator.schedule, FlowSchedule)
-    if kind == "lora":
-        load = f'pipe = {pipeline}.from_pretrained("{base_model or "path/to/base-model"}")\n'
-        load += 'pipe.load_lora_weights("path/to/this/folder")'
-        files = ""
+    base = f'pipe = {pipeline}.from_pretrained("{base_model or "path/to/base-model"}")\n'
+    call, imports, what = sampling.call, "", {"lora": "LoRA", "user": "user adapter"}.get(kind, kind)
+    files = ""
+    if kind == "user":
+        load = base + _user_example(generator, sampling)
+        call, imports = f"{call}, ip_adapter_image_embeds=[user]", "import torch\n"
+    elif kind == "lora":
+        load = base + 'pipe.load_lora_weights("path/to/this/folder")'
         if generator.denoiser == UNET:
             files = f"\nA second file, `{KOHYA_FILE}`, holds the same weights with the key names of kohya's scripts.\n"
     else:
-        load, files = f'pipe = {pipeline}.from_pretrained("path/to/this/folder")', ""
+        load = f'pipe = {pipeline}.from_pretrained("path/to/this/folder")'
     scheduler, classes, choice = sampling.scheduler, f"{sampling.scheduler}, {pipeline}", _choice(sampling)
-    if is_flow:  # it is sampled with the scheduler that it comes with
+    if isinstance(generator.schedule, FlowSchedule):  # it is sampled with the scheduler that it comes with
         scheduler, classes, choice = type(generator.pipeline.scheduler).__name__, pipeline, ""
     start = f" starting from `{base_model}`" if base_model else ""
     return f"""# {name}
 
-A text-to-image {"LoRA" if kind == "lora" else "pipeline"} trained with unifl{start}.
+A text-to-image {what} trained with unifl{start}.
 
 {summary.strip() or "No description was given."}
 
@@ -176,10 +176,10 @@ A text-to-image {"LoRA" if kind == "lora" else "pipeline"} trained with unifl{st
 | {sampling.steps} | {sampling.guidance:g} | {scheduler} | {_timesteps(sampling)} | {_size(generator)} |
 
 ```python
-from diffusers import {classes}
+{imports}from diffusers import {classes}
 
 {load}
-{choice}image = pipe("{prompt}", {sampling.call}).images[0]
+{choice}image = pipe("{prompt}", {call}).images[0]
 ```
 {_note(generator, sampling)}{files}"""
 
@@ -194,6 +194,19 @@ def _family(generator: Generator) -> str:
     if isinstance(generator.schedule, FlowSchedule):
         return "stable-diffusion-3"
     return "stable-diffusion-xl" if generator.is_xl else "stable-diffusion"
+
+
+def _user_example(generator: Generator, sampling: Sampling) -> str:
+    """Loading a user adapter, and a place for the embedding of a user."""
+    assert isinstance(generator.roles, UserRoles)
+    width = generator.roles.settings.embedding_dim
+    load = f"""pipe.load_ip_adapter(
+    "path/to/this/folder", subfolder="", weight_name="{USER_FILE}", image_encoder_folder=None
+)
+user = torch.zeros(1, 1, {width})  # an unknown user; put the embedding of yours here"""
+    if sampling.guidance > 1:
+        load += "\nuser = torch.cat([torch.zeros_like(user), user])  # guidance: nobody, then the user"
+    return load
 
 
 def _timesteps(sampling: Sampling) -> str:

@@ -6,6 +6,7 @@ Whatever differs between the two beside their prompts and their schedules is tol
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from diffusers import SD3Transformer2DModel
@@ -43,6 +44,7 @@ def evaluate(
     cond: Conditioning,
     *,
     guidance: Float[Tensor, " b"] | None = None,
+    added: Mapping[str, Any] | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """One call, in the dtype of the weights.
 
@@ -50,11 +52,11 @@ def evaluate(
         denoiser: Of any kind.
         x_t: Noisy latents.
         timestep: In the counting of the network, see `unifl.models.schedule`.
-        cond: Encoded prompts, where the network is.
+        cond: Encoded prompts, where the network is and in the dtype of its weights.
         guidance: The scale that it is told, if it embeds one.
+        added: Of diffusers' `added_cond_kwargs` for a UNet, beside what follows from the prompts.
     """
     dtype = dtype_of(denoiser)
-    cond = cond.to(dtype=dtype)
     if isinstance(denoiser, SD3Transformer2DModel):
         output: Tensor = denoiser(
             x_t.to(dtype),
@@ -67,9 +69,8 @@ def evaluate(
     told = None
     if guidance is not None:
         told = guidance_embedding(guidance, guidance_width(denoiser)).to(dtype)
-    added = None
     if takes_time_ids(denoiser):
-        added = {"text_embeds": cond.pooled, "time_ids": cond.time_ids}
+        added = {**(added or {}), "text_embeds": cond.pooled, "time_ids": cond.time_ids}
     output = denoiser(
         x_t.to(dtype),
         timestep,

@@ -13,13 +13,14 @@ from torch.nn import Parameter
 
 from unifl.errors import UserError
 from unifl.models import prompts as text
-from unifl.models.autoencoder import Autoencoder, DecodePrecision
+from unifl.models.autoencoder import Autoencoder, DecodePrecision, dtype_of
 from unifl.models.checkpointing import enable_checkpointing, role_aware_checkpoint
 from unifl.models.conditioning import Conditioning, Prediction
 from unifl.models.denoiser import check_resolution, denoiser_name, denoiser_of, evaluate, takes_time_ids
 from unifl.models.guidance_embedding import guidance_width
 from unifl.models.roles import START_ROLES, STUDENT, Roles
 from unifl.models.schedule import read_schedule
+from unifl.models.user import with_user
 from unifl.process import per_sample, to_eps, to_x0
 from unifl.randomness import Key
 
@@ -189,11 +190,15 @@ class Generator:
             role: Whose weights predict.
             x_t: Noisy latents.
             t: One time per sample in (0, 1].
-            cond: Encoded prompts of batch size b.
+            cond: Encoded prompts of batch size b, and whom the pictures are for.
             guidance: w of u + w (c - u), one for all or one per sample. 1 evaluates the b conditional samples only; any
                 other value evaluates both halves in one batch of 2 b. A role that embeds guidance is told w and
                 evaluates the b conditional samples whatever it is.
-            negative: u's prompts, batch size b; None means `encode_negative(None, b)`.
+            negative: u's prompts, batch size b; None means `encode_negative(None, b)`. It is for an unknown user unless
+                it names one, so that guidance follows the user as it follows the prompt.
+
+        Raises:
+            UserError: `cond` has users, and the model has no adapter for them or one of another width.
         """
         if self.embeds_guidance(role):
             told = torch.as_tensor(guidance, dtype=torch.float32, device=x_t.device).expand(len(x_t))
@@ -221,10 +226,12 @@ class Generator:
     def _evaluate(
         self, role: str, x_t: Tensor, t: Tensor, cond: Conditioning, *, guidance: Tensor | None = None
     ) -> Tensor:
-        timestep, cond = self.schedule.timestep(t.float()), cond.to(self.device)
+        timestep = self.schedule.timestep(t.float())
         with self.roles.use(role), self._autocast():
             network = self.roles.module(self.denoiser, role)
-            return evaluate(network, x_t, timestep, cond, guidance=guidance).float()
+            cond = cond.to(self.device, dtype_of(network))
+            added = with_user(self.roles, cond, None)
+            return evaluate(network, x_t, timestep, cond, guidance=guidance, added=added).float()
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.mixed_precision == "no":

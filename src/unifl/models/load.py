@@ -28,6 +28,7 @@ from unifl.models.guidance_embedding import add_guidance_embedding, guidance_wid
 from unifl.models.lora import LoraTraining, lora_configs, unread_layers
 from unifl.models.prompts import T5, text_encoder_names, trainable_text_encoders
 from unifl.models.roles import Roles
+from unifl.models.user import UserRoles, UserTraining
 
 PIPELINES = {
     cls.__name__: cls
@@ -50,7 +51,7 @@ class FullTraining:
 def load_generator(
     source: str | Path,
     *,
-    train: LoraTraining | FullTraining | None = None,
+    train: LoraTraining | FullTraining | UserTraining | None = None,
     roles: Sequence[str] = (),
     lora: str | Path | None = None,
     device: str | torch.device | None = None,
@@ -69,10 +70,11 @@ def load_generator(
         train: What trains; None loads a generator that only draws.
         roles: Roles besides the student, see `unifl.models.roles`. Methods add those that they need.
         lora: A LoRA to start from (folder, file or hub name, in diffusers or kohya format). It becomes part of the
-            start: the reference has it, and the student begins as the model with it.
+            start: the reference has it, and the student begins as the model with it. Where no LoRA trains, it is
+            folded into the weights.
         device: Where everything goes; None leaves it where it is, which is the CPU for what is loaded here.
-        dtype: Of the frozen weights. LoRA adapters are float32 in any case; full training needs float32, and LoRA on
-            float16 needs `mixed_precision="bf16"`.
+        dtype: Of the frozen weights. Adapters are float32 in any case; full training needs float32, and LoRA on
+            float16 and user adapters on half precision need `mixed_precision="bf16"`.
         mixed_precision: Precision of network evaluations.
         resolution: Pixels; None takes the size the model was trained at.
         revision: Of the hub repository.
@@ -102,7 +104,7 @@ def load_generator(
 def make_generator(
     pipeline: Any,
     *,
-    train: LoraTraining | FullTraining | None = None,
+    train: LoraTraining | FullTraining | UserTraining | None = None,
     roles: Sequence[str] = (),
     lora: str | Path | None = None,
     device: str | torch.device | None = None,
@@ -172,7 +174,9 @@ def load_pipeline(
 
 
 def _require_precision(
-    train: LoraTraining | FullTraining | None, dtype: torch.dtype, mixed_precision: MixedPrecision
+    train: LoraTraining | FullTraining | UserTraining | None,
+    dtype: torch.dtype,
+    mixed_precision: MixedPrecision,
 ) -> None:
     """Refuses training that loses small gradients or small updates to half precision.
 
@@ -190,6 +194,12 @@ def _require_precision(
         raise UserError(
             "LoRA training on float16 weights would send gradients back in float16, where small ones vanish; load the "
             "weights in bfloat16, or set mixed_precision to bf16"
+        )
+    is_half = dtype in (torch.float16, torch.bfloat16)
+    if isinstance(train, UserTraining) and is_half and mixed_precision != "bf16":
+        raise UserError(
+            f"a user adapter trains in float32, which does not go with weights in {dtype} alone; set mixed_precision "
+            "to bf16, or load the weights in float32"
         )
 
 
@@ -327,11 +337,13 @@ def _load_start_lora(pipeline: Any, lora: str | Path, *, fuse: bool) -> None:
         pipeline.unload_lora_weights()
 
 
-def _make_roles(pipeline: Any, train: LoraTraining | FullTraining | None, seed: int) -> Roles:
+def _make_roles(pipeline: Any, train: LoraTraining | FullTraining | UserTraining | None, seed: int) -> Roles:
     networks = _networks(pipeline)
     is_xl = isinstance(pipeline, StableDiffusionXLPipeline)
     if isinstance(train, LoraTraining):
         return AdapterRoles(networks, lora_configs(pipeline, train, is_xl=is_xl), seed=seed)
+    if isinstance(train, UserTraining):
+        return UserRoles(networks, train, seed=seed)
     if train is None:
         return CopyRoles(networks)
     denoiser = denoiser_name(pipeline)
@@ -347,7 +359,7 @@ def _networks(pipeline: Any) -> dict[str, Any]:
     }
 
 
-def _adds_guidance(pipeline: Any, train: LoraTraining | FullTraining | None) -> bool:
+def _adds_guidance(pipeline: Any, train: LoraTraining | FullTraining | UserTraining | None) -> bool:
     """Whether the denoiser is to be given the embedding of the guidance scale."""
     if not isinstance(train, FullTraining) or not train.embed_guidance:
         return False

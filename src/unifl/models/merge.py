@@ -9,10 +9,12 @@ from diffusers import DDIMScheduler, LCMScheduler, SchedulerMixin, TCDScheduler
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from unifl.errors import UserError
 from unifl.models.adapters import AdapterRoles
 from unifl.models.generator import Generator
 from unifl.models.roles import STUDENT
 from unifl.models.schedule import FlowSchedule, require_diffusion
+from unifl.models.user import UserRoles
 from unifl.process import ConsistencySampler, Spacing
 from unifl.process.flow_map import TIMESTEP_SCALING
 
@@ -36,9 +38,15 @@ def merged_pipeline(
         consistency: Gives it the scheduler of a consistency model in place of that.
 
     Raises:
-        UserError: No such role, or a scheduler that does not go with a flow model.
+        UserError: No such role, a scheduler that does not go with a flow model, or a model that is told for whom it
+            draws, which no plain weights can do.
     """
     generator.roles.require(role)
+    if isinstance(generator.roles, UserRoles):
+        raise UserError(
+            "a user adapter cannot be folded into the weights, since it needs the user with every picture; save it "
+            "with save_user_adapter, and load it on top of the pipeline"
+        )
     pipeline = copy.copy(generator.pipeline)
     for name in generator.roles.components:
         module = generator.roles.module(name, role)

@@ -4,12 +4,13 @@ A *role* says whose weights an evaluation uses: `student` (the weights that trai
 the user started from), `ema` and `old` (weights that follow the student). A *component* is a network of the pipeline:
 `unet` or `transformer`, `text_encoder`, `text_encoder_2`.
 
-Two ways to keep them apart:
+Three ways to keep them apart:
 
 - `AdapterRoles`: every role is a list of LoRA adapters on the same base weights. The reference is the base alone, or
   the base with the LoRA that the user brought. No role costs another copy of the backbone.
 - `CopyRoles`: full fine-tuning, or no training at all. The student is the pipeline's own network; every other role
   is a frozen copy, made only for the roles that were asked for. `reference` and `teacher` share one.
+- `UserRoles`: every role is an attention to the user beside the frozen attention to the prompt; the reference has none.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def save_pipeline(
         The folder.
 
     Raises:
-        UserError: No such role, or the disk has too little room.
+        UserError: No such role, a user adapter (see `save_user_adapter`), or the disk has too little room.
     """
     networks = generator.modules().values()
     weights = sum(p.numel() * p.element_size() for module in networks for p in module.parameters())

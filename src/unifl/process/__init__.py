@@ -17,6 +17,9 @@ from unifl.process.process import Flow as Flow
 from unifl.process.process import Process as Process
 from unifl.process.process import per_sample as per_sample
 from unifl.process.process import zero_terminal_snr as zero_terminal_snr
+from unifl.process.reverse import renoise_scale as renoise_scale
+from unifl.process.reverse import reverse_scale as reverse_scale
+from unifl.process.reverse import reverse_step as reverse_step
 from unifl.process.solver import Field as Field
 from unifl.process.solver import SolverConfig as SolverConfig
 from unifl.process.solver import ddim_step as ddim_step

@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unifl.evaluation import score_images
 from unifl.feedback.black_box import JpegSize
 from unifl.metrics.saturation import mean_saturation
 from unifl.metrics.spectrum import high_frequency_share
-from unifl.world.assets import load_rewards
+from unifl.world.assets import load_judge, load_rewards
 
 Readings = Callable[[Tensor, list[str]], dict[str, Float[np.ndarray, " p"]]]
 """Pictures (p, 3, h, w) and their prompts to numbers by name."""
@@ -35,6 +36,15 @@ def of_distillation(
         "reward_global": _rewards(images, prompts, "global"),
         "high_frequency": _array(high_frequency_share(images)),
         "jpeg": -_array(JpegSize()(images, prompts)),
+    }
+
+
+def of_preference(images: Float[Tensor, "p 3 h w"], prompts: list[str]) -> dict[str, Float[np.ndarray, " p"]]:
+    """What the validation judge says of them all in all, and the energy of high frequencies."""
+    judged = score_images(load_judge("validation"), images, prompts)
+    return {
+        "validation": judged.values["overall"][:, 0],
+        "high_frequency": _array(high_frequency_share(images)),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -28,6 +29,7 @@ def sample(
     spacing: Spacing = "trailing",
     consistency: ConsistencySampler | None = None,
     negative_prompt: str | None = None,
+    users: Float[Tensor, "n vectors width"] | None = None,
     role: str = "student",
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
@@ -52,6 +54,8 @@ def sample(
             training too.
         consistency: How a consistency model is sampled; it has timesteps of its own, in place of `spacing`.
         negative_prompt: The unconditional half's prompt; None takes what the pipeline takes when given none.
+        users: For whom each picture is, for a model with a user adapter; None draws for unknown users. The mean of two
+            users stands between them. The unconditional half of guidance is for an unknown user.
         role: Whose weights.
         batch_size: Pictures at once.
         progress: Called with (pictures done, n) after every batch.
@@ -60,13 +64,16 @@ def sample(
         Pictures in [0, 1], float32, on the CPU.
 
     Raises:
-        UserError: No prompts, another number of indices, or settings out of range.
+        UserError: No prompts, another number of indices or users, users of a model without an adapter for them, or
+            settings out of range.
     """
     indices = list(range(len(prompts)) if indices is None else indices)
     if not prompts:
         raise UserError("there is no prompt to draw; pass at least one")
     if len(indices) != len(prompts):
         raise UserError(f"{len(indices)} indices for {len(prompts)} prompts; give one per prompt")
+    if users is not None and len(users) != len(prompts):
+        raise UserError(f"{len(users)} users for {len(prompts)} prompts; give one per prompt")
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be at least 1")
     if not guidance >= 0:
@@ -77,6 +84,8 @@ def sample(
         some = list(prompts[start : start + batch_size])
         key = Key(seed, 0, tuple(indices[start : start + batch_size]))
         cond = generator.encode_prompts(some, role=role)
+        if users is not None:
+            cond = replace(cond, user=users[start : start + batch_size])
         negative = None
         if guidance != 1 and not generator.embeds_guidance(role):
             negative = generator.encode_negative(negative_prompt, len(some), role=role)

@@ -20,6 +20,7 @@ from unifl.errors import UserError
 from unifl.methods.base import Method, MicroBatch
 from unifl.models.adapters import AdapterRoles
 from unifl.models.roles import STUDENT
+from unifl.models.user import UserRoles
 from unifl.training.batches import Layout, draw_micro_batches, seed_stray_draws
 from unifl.training.config import TrainingConfig
 from unifl.training.memory import LiveBytes, measure_peak, optimizer_bytes
@@ -216,13 +217,14 @@ def _known_tensors(method: Method, feedback: Parts) -> dict[str, list[Tensor]]:
     """Weights and buffers by part, whether or not a step touches them; the first part that has one counts it."""
     generator, roles = method.generator, method.generator.roles
     known: dict[str, list[Tensor]] = {}
-    if isinstance(roles, AdapterRoles):
-        known["LoRA"] = list(roles.parameters(STUDENT).values())
+    if isinstance(roles, AdapterRoles | UserRoles):
+        name = "LoRA" if isinstance(roles, AdapterRoles) else "user adapter"
+        known[name] = list(roles.parameters(STUDENT).values())
         for role in roles.names[1:]:
             known[role] = list(roles.parameters(role).values())
     for name, network in generator.modules().items():
         known[name] = _tensors(network)
-    if not isinstance(roles, AdapterRoles):
+    if not isinstance(roles, AdapterRoles | UserRoles):
         for role in roles.names[1:]:
             copies = [roles.module(component, role) for component in roles.components]
             known[role] = [tensor for network in copies for tensor in _tensors(network)]

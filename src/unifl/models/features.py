@@ -1,0 +1,226 @@
+"""The encoder of a denoiser as a feature space: what its down path makes of noisy latents, frozen.
+
+The weights are those of the role `reference` and never get a gradient; the latents that go in may have one. The up path
+is not evaluated. Mixed precision and TF32 are off here, and half-precision weights are cast up, because the inputs that
+a feature loss compares can differ by less than these resolve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal
+
+import torch
+from diffusers import UNet2DConditionModel
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from unifl.errors import UserError
+from unifl.models.autoencoder import dtype_of
+from unifl.models.checkpointing import enable_checkpointing, role_aware_checkpoint
+from unifl.models.conditioning import Conditioning
+from unifl.models.denoiser import UNET
+from unifl.models.generator import Generator
+from unifl.models.guidance_embedding import guidance_embedding, guidance_width
+from unifl.process import index_of_time
+from unifl.randomness import Key
+
+Layer = Literal["down_last", "mid", "all_down"]
+"""Of a UNet: the output of the last down block, that of the mid block, or everything that the down path hands to the up
+path (the output of `conv_in`, and of every pair of layers and every downsampling behind it)."""
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+ROLE = "reference"
+"""Whose weights see; full fine-tuning keeps a copy for it."""
+
+_HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class EncoderFeatures:
+    """Calls the down path of a generator's UNet under its role `reference`.
+
+    Weights in half precision are cast to float32 block by block, so that no second copy of the network is kept. A pass
+    without gradient holds one cast block at a time. One with gradient holds the cast encoder from forward to backward
+    (backward needs it), or, with gradient checkpointing, one block at a time.
+
+    Args:
+        generator: The model; its role `reference` is there when features are asked for.
+        layer: What is looked at; a number is a block of a transformer.
+        precision: float32 or better; or half precision by autocast.
+        encoder: "start" is the model that training started from; "random" one of its shape with random weights in
+            float32, as a control.
+        seed: Of the random weights.
+
+    Raises:
+        UserError: A transformer, or a layer that this backbone does not have.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        *,
+        layer: Layer | int = "down_last",
+        precision: Precision = "float32",
+        encoder: Literal["start", "random"] = "start",
+        seed: int = 0,
+    ) -> None:
+        if generator.denoiser != UNET:
+            raise UserError(
+                "features are those of the down path of a UNet, and this model has a transformer; compare in the "
+                "latent space ({kind: latent})"
+            )
+        _require_layer(generator.pipeline.unet, layer)
+        self.generator, self.layer, self.precision = generator, layer, precision
+        self._random = _random_encoder(generator, seed) if encoder == "random" else None
+        self._again = role_aware_checkpoint(generator.roles)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Roles that the generator needs."""
+        return () if self._random is not None else (ROLE,)
+
+    def __call__(
+        self, x: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], cond: Conditioning
+    ) -> list[Float[Tensor, "b d ..."]]:
+        """Feature maps (b, d, h', w') of the layer.
+
+        Args:
+            x: Noisy latents; the only input that a gradient flows to.
+            t: Their times, in (0, 1].
+            cond: What the role `reference` reads in the prompts; constants here.
+        """
+        unet = self._encoder()
+        kind = x.device.type
+        half = _HALF.get(self.precision)
+        role = nullcontext() if self._random is not None else self.generator.roles.use(ROLE)
+        exact = _ieee() if half is None else nullcontext()
+        with role, exact, torch.autocast(kind, half, enabled=half is not None, cache_enabled=False):
+            own = dtype_of(unet)
+            cast = half is None and own.itemsize < 4
+            return self._down(unet, x.to(torch.float32 if cast else own), t, cond, cast=cast)
+
+    def _down(self, unet: Any, x: Tensor, t: Tensor, cond: Conditioning, *, cast: bool) -> list[Tensor]:
+        told, text = self._told(unet, x, t, cond, cast=cast)
+        x = self._run(unet.conv_in, x, cast=cast)
+        found = [x]
+        for block in unet.down_blocks:
+            inputs = (x, told, text) if getattr(block, "has_cross_attention", False) else (x, told)
+            x, passed = self._run(block, *inputs, cast=cast)
+            found += passed
+        if self.layer == "mid":
+            block = unet.mid_block
+            inputs = (x, told, text) if getattr(block, "has_cross_attention", False) else (x, told)
+            return [self._run(block, *inputs, cast=cast)]
+        return found if self.layer == "all_down" else [x]
+
+    @torch.no_grad()
+    def _told(
+        self, unet: Any, x: Tensor, t: Tensor, cond: Conditioning, *, cast: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The embedding of the time, and of what SDXL adds to it, and that of the prompts."""
+        cond = cond.to(x.device, x.dtype)
+        added = {"text_embeds": cond.pooled, "time_ids": cond.time_ids} if self.generator.is_xl else {}
+        guidance = None
+        if self.generator.embeds_guidance(ROLE):
+            guidance = guidance_embedding(torch.ones_like(t), guidance_width(unet)).to(x.dtype)
+        parts = [unet.time_embedding, unet.add_embedding if self.generator.is_xl else nn.Identity()]
+        with _float32(*parts) if cast else nullcontext():
+            index = index_of_time(t.float(), self.generator.num_train_timesteps)
+            embedded = unet.time_embedding(unet.get_time_embed(x, index), guidance)
+            extra = unet.get_aug_embed(embedded, cond.embeds, added)
+        # detached: where nothing had to be cast, it is the very tensor that came in
+        return embedded if extra is None else embedded + extra, cond.embeds.detach()
+
+    def _run(self, block: Any, *inputs: Tensor, cast: bool) -> Any:
+        if not cast:
+            return block(*inputs)  # which recomputes by itself where gradient checkpointing is on
+
+        def run(*again: Tensor) -> Any:
+            with _float32(block):
+                return block(*again)
+
+        recompute = getattr(block, "gradient_checkpointing", False) and torch.is_grad_enabled()
+        return self._again(run, *inputs) if recompute else run(*inputs)
+
+    def _encoder(self) -> Any:
+        own: Any = self.generator.roles.module("unet", ROLE)
+        if self._random is None:
+            return own
+        on = getattr(own.down_blocks[0], "gradient_checkpointing", False)
+        if on and not self._random.down_blocks[0].gradient_checkpointing:
+            enable_checkpointing(self._random, self._again)
+        return self._random
+
+
+@contextmanager
+def _ieee() -> Iterator[None]:
+    """Within the block, products of float32 are not rounded to TF32, whose ten bits are those of float16.
+
+    cuDNN's convolutions are by default. Backward, which runs later, may round: it takes no differences.
+    """
+    backends: tuple[Any, ...] = (
+        torch.backends.cudnn.conv,
+        torch.backends.cuda.matmul,
+        torch.backends.mkldnn.conv,
+        torch.backends.mkldnn.matmul,
+    )
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
+
+
+@contextmanager
+def _float32(*parts: nn.Module) -> Iterator[None]:
+    """Within the block, the half-precision weights of some modules are float32, and they recompute nothing.
+
+    What runs under this is recomputed, where it is, as a whole: a recomputation from inside would come after the end of
+    this block, and find half-precision weights.
+    """
+    modules = [module for part in parts for module in part.modules()]
+    held = [
+        (module, name, parameter)
+        for module in modules
+        for name, parameter in module._parameters.items()
+        if parameter is not None and parameter.is_floating_point() and parameter.itemsize < 4
+    ]
+    recomputing: list[Any] = [
+        module for module in modules if getattr(module, "gradient_checkpointing", False)
+    ]
+    try:
+        for module, name, parameter in held:
+            module._parameters[name] = parameter.detach().float()  # type: ignore[assignment]
+        for module in recomputing:
+            module.gradient_checkpointing = False
+        yield
+    finally:
+        for module, name, parameter in held:
+            module._parameters[name] = parameter
+        for module in recomputing:
+            module.gradient_checkpointing = True
+
+
+def _random_encoder(generator: Generator, seed: int) -> Any:
+    # by way of a key: a pipeline that was itself made under this very seed would be no control
+    drawn = Key(seed, 0, (0,)).integers("random encoder", 0, 2**31).item()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(drawn)
+        unet: Any = UNet2DConditionModel.from_config(generator.pipeline.unet.config)
+    unet.up_blocks, unet.conv_out = nn.ModuleList(), nn.Identity()
+    return unet.to(generator.device).eval().requires_grad_(False)
+
+
+def _require_layer(unet: Any, layer: Layer | int) -> None:
+    if not isinstance(layer, str):
+        raise UserError(
+            f"layer is {layer}: blocks go by number in transformers, and this model is a UNet; choose down_last, "
+            "mid or all_down"
+        )
+    if layer == "mid" and unet.mid_block is None:
+        raise UserError("layer is mid, and this UNet has no mid block; choose down_last or all_down")
