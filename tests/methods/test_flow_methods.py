@@ -5,15 +5,21 @@ from __future__ import annotations
 import pytest
 import torch
 
+from unifl.data.pairs import Pair
 from unifl.errors import UserError
 from unifl.methods.anchors import AnchorConfig
+from unifl.methods.base import MicroBatch
 from unifl.methods.finetune import FineTune, FineTuneConfig
 from unifl.methods.guided_distillation import GuidedDistillation, GuidedDistillationConfig
 from unifl.methods.lcd import LCD
 from unifl.methods.lcd_config import LCDConfig
+from unifl.methods.objectives import DPO
+from unifl.methods.preference import Preference, PreferenceConfig
 from unifl.methods.progressive import Progressive, ProgressiveConfig
 from unifl.methods.refl import ReFL, ReFLConfig
+from unifl.methods.spaces import NCPConfig
 from unifl.models.lora import JOINT_ATTENTION
+from unifl.randomness import Key
 from unifl.testing import FLOW_FAMILIES, tiny_pipeline
 
 REFL = ReFLConfig(
@@ -22,10 +28,27 @@ REFL = ReFLConfig(
 
 
 @pytest.fixture
-def method(rewards, sources):
+def pairs(images):
+    return [Pair(sample.prompt, sample.image, sample.image.flip(0)) for sample in images]
+
+
+@pytest.fixture
+def micro(sources, pairs):
+    def build(rows=(0, 1), step=0):
+        data = {name: [source[row] for row in rows] for name, source in {**sources, "pairs": pairs}.items()}
+        return MicroBatch(Key(0, step, tuple(rows)), data)
+
+    return build
+
+
+@pytest.fixture
+def method(rewards, sources, pairs):
     def build(kind, generator):
         if kind == "finetune":
             return FineTune(generator, FineTuneConfig(), sources=sources)
+        if kind == "preference":
+            config = PreferenceConfig(objective=DPO(beta=50.0))
+            return Preference(generator, config, sources={"pairs": pairs})
         return ReFL(generator, REFL, rewards=rewards, sources=sources)
 
     return build
@@ -43,10 +66,11 @@ def _everything(generator):
 
 @pytest.mark.parametrize("full", [False, True], ids=["lora", "full"])
 @pytest.mark.parametrize("family", FLOW_FAMILIES)
-@pytest.mark.parametrize("kind", ["finetune", "refl"])
+@pytest.mark.parametrize("kind", ["finetune", "refl", "preference"])
 def test_every_trainable_moves_and_nothing_else(make, micro, method, kind, family, full):
     settings = {} if full else {"target_modules": list(JOINT_ATTENTION)}
-    trained = method(kind, make(family, full=full, text_encoder=True, **settings))
+    text = kind != "preference"  # which trains the denoiser alone
+    trained = method(kind, make(family, full=full, text_encoder=text, **settings))
     own = dict(
         zip(map(id, trained.parameters["student"]), trained.generator.trainable_parameters(), strict=True)
     )
@@ -122,7 +146,6 @@ def test_evaluations_are_exact(make, micro, method, run_step, counted, kind):
 
 
 def test_methods_that_count_in_timesteps_refuse_a_flow(make, sources):
-    sources = {"pictures": sources["images"], **sources}
     for build, config in (
         (LCD, LCDConfig(source="images")),
         (Progressive, ProgressiveConfig(source="images")),
@@ -132,3 +155,11 @@ def test_methods_that_count_in_timesteps_refuse_a_flow(make, sources):
         message = f"{name} counts in the timesteps of a diffusion model.*flow model.*another method"
         with pytest.raises(UserError, match=message):
             build(make("sd3"), config, sources=sources)
+
+
+def test_features_of_a_unet_are_not_those_of_a_transformer(make, pairs):
+    config = PreferenceConfig(objective=DPO(), space=NCPConfig())
+    with pytest.raises(
+        UserError, match="down path of a UNet, and this model has a transformer.*kind: latent"
+    ):
+        Preference(make("sd3"), config, sources={"pairs": pairs})

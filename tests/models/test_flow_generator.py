@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import diffusers
 import pytest
 import torch
@@ -12,6 +14,7 @@ from unifl.models import (
     FullTraining,
     LoraTraining,
     Sampling,
+    UserTraining,
     load_generator,
     load_pipeline,
     make_generator,
@@ -308,7 +311,12 @@ def test_what_does_not_go_with_a_transformer(tmp_path):
     with pytest.raises(UserError, match="resolution is 128; the positions of this model end at 64 pixels"):
         make_generator(tiny_pipeline("sd3"), resolution=128)
     assert make_generator(tiny_pipeline("sd3"), resolution=64).latent_shape == (16, 16, 16)
+    with pytest.raises(UserError, match="a user adapter needs a UNet"):
+        make_generator(tiny_pipeline("sd3"), train=UserTraining(embedding_dim=4))
     generator = make_generator(tiny_pipeline("sd3"))
+    cond = replace(generator.encode_prompts(PROMPTS), user=torch.zeros(2, 1, 4))
+    with pytest.raises(UserError, match="embeddings of users were given to a model that has no adapter"):
+        generator.denoise("student", latents(), T, cond)
     with pytest.raises(UserError, match="a consistency sampler counts in the timesteps of a diffusion model"):
         merged_pipeline(generator, consistency=ConsistencySampler())
     with pytest.raises(UserError, match="spacing is 'leading'"):
