@@ -5,18 +5,21 @@ from __future__ import annotations
 import pytest
 import torch
 
+from unifl.data.judged import Judged
 from unifl.data.pairs import Pair
 from unifl.errors import UserError
 from unifl.methods.anchors import AnchorConfig
 from unifl.methods.base import MicroBatch
 from unifl.methods.finetune import FineTune, FineTuneConfig
 from unifl.methods.guided_distillation import GuidedDistillation, GuidedDistillationConfig
+from unifl.methods.kto import KTO, KTOConfig
 from unifl.methods.lcd import LCD
 from unifl.methods.lcd_config import LCDConfig
 from unifl.methods.objectives import DPO
 from unifl.methods.preference import Preference, PreferenceConfig
 from unifl.methods.progressive import Progressive, ProgressiveConfig
 from unifl.methods.refl import ReFL, ReFLConfig
+from unifl.methods.reward_weighted import RewardWeighted, RewardWeightedConfig
 from unifl.methods.spaces import NCPConfig
 from unifl.models.lora import JOINT_ATTENTION
 from unifl.randomness import Key
@@ -33,22 +36,33 @@ def pairs(images):
 
 
 @pytest.fixture
-def micro(sources, pairs):
+def judged(images):
+    return [Judged(sample.prompt, sample.image, float(row % 2)) for row, sample in enumerate(images)]
+
+
+@pytest.fixture
+def micro(sources, pairs, judged):
+    every = {**sources, "pairs": pairs, "likes": judged, "scored": judged}
+
     def build(rows=(0, 1), step=0):
-        data = {name: [source[row] for row in rows] for name, source in {**sources, "pairs": pairs}.items()}
+        data = {name: [source[row] for row in rows] for name, source in every.items()}
         return MicroBatch(Key(0, step, tuple(rows)), data)
 
     return build
 
 
 @pytest.fixture
-def method(rewards, sources, pairs):
+def method(rewards, sources, pairs, judged):
     def build(kind, generator):
         if kind == "finetune":
             return FineTune(generator, FineTuneConfig(), sources=sources)
         if kind == "preference":
             config = PreferenceConfig(objective=DPO(beta=50.0))
             return Preference(generator, config, sources={"pairs": pairs})
+        if kind == "kto":
+            return KTO(generator, KTOConfig(), sources={"likes": judged})
+        if kind == "reward_weighted":
+            return RewardWeighted(generator, RewardWeightedConfig(), sources={"scored": judged})
         return ReFL(generator, REFL, rewards=rewards, sources=sources)
 
     return build
@@ -66,10 +80,10 @@ def _everything(generator):
 
 @pytest.mark.parametrize("full", [False, True], ids=["lora", "full"])
 @pytest.mark.parametrize("family", FLOW_FAMILIES)
-@pytest.mark.parametrize("kind", ["finetune", "refl", "preference"])
+@pytest.mark.parametrize("kind", ["finetune", "refl", "preference", "kto", "reward_weighted"])
 def test_every_trainable_moves_and_nothing_else(make, micro, method, kind, family, full):
     settings = {} if full else {"target_modules": list(JOINT_ATTENTION)}
-    text = kind != "preference"  # which trains the denoiser alone
+    text = kind in ("finetune", "refl")  # the others train the denoiser alone
     trained = method(kind, make(family, full=full, text_encoder=text, **settings))
     own = dict(
         zip(map(id, trained.parameters["student"]), trained.generator.trainable_parameters(), strict=True)
