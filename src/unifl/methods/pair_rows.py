@@ -14,6 +14,7 @@ from unifl.data.captions import dropped_captions
 from unifl.data.encoded import EncodedBatch, EncodedSample, collate_encoded
 from unifl.data.judged import EncodedJudged, Judged
 from unifl.data.pairs import EncodedPair, Pair
+from unifl.data.users import UserEmbeddings, drop_users
 from unifl.errors import UserError
 from unifl.methods.base import Source
 from unifl.models.conditioning import Conditioning
@@ -55,11 +56,26 @@ class PairRows:
         items = [getattr(row, side) for side in sides for row in self._rows]
         return _drawn(self._generator, items, self._key)
 
-    def cond(self, *, copies: int) -> Conditioning:
-        """Encoded prompts, as many times in a row as there are pictures of each."""
+    def cond(
+        self, *, copies: int, users: UserEmbeddings | None = None, user_dropout: float = 0.0
+    ) -> Conditioning:
+        """Encoded prompts, as many times in a row as there are pictures of each, with the users who chose.
+
+        Args:
+            copies: Pictures of each prompt.
+            users: Embeddings; None where the model is not told for whom it draws.
+            user_dropout: Probability that a pair loses its user.
+
+        Raises:
+            UserError: A user without an embedding.
+        """
         prompts = [row.prompt for row in self._rows]
         kept = [row.win for row in self._rows if isinstance(row, EncodedPair)]
-        return _encoded_prompts(self._generator, prompts, kept, self._dropped).repeat(copies)
+        cond = _encoded_prompts(self._generator, prompts, kept, self._dropped)
+        if users is not None:
+            told = users.batch([row.user for row in self._rows]).to(self._generator.device)
+            cond = drop_users(replace(cond, user=told), user_dropout, self._key)
+        return cond.repeat(copies)
 
     def mask(self, *, losers: bool = True) -> Float[Tensor, "n 1 h w"] | None:
         """Weight of each place of the latents, winners first; None where no pair has a region."""

@@ -4,8 +4,8 @@
     L = mean over pairs of  strength * head(rho_w - rho_l)  (+ terms of the objective)
 
 Diffusion-DPO (arXiv 2311.12908) with its relatives (`objectives.py`) in the space `kind: latent`, NCP-DPO, NCP-CPO and
-NCP-SFT (arXiv 2406.17636) in `kind: ncp`, InPO (arXiv 2503.18454) with `states: {kind: inverted}`, and Flow-DPO (arXiv
-2501.13918) on flow models.
+NCP-SFT (arXiv 2406.17636) in `kind: ncp`, InPO (arXiv 2503.18454) with `states: {kind: inverted}`, Flow-DPO (arXiv
+2501.13918) on flow models, and PPD (arXiv 2501.06655) with the embeddings of the users who chose.
 
 Differences from the published code: draws are keyed; the time of a pair is drawn per pair; ties and strengths of
 labels are used where asked for. Logged beside the loss: how often the winner leads (implicit accuracy), both errors
@@ -26,6 +26,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from unifl.data.pairs import EncodedPair, Pair
+from unifl.data.users import UserEmbeddings
 from unifl.errors import UserError
 from unifl.methods.base import MicroBatch, Source, StepOutput
 from unifl.methods.counting import Evaluations
@@ -46,6 +47,7 @@ from unifl.methods.pair_rows import PairRows, check_judged
 from unifl.methods.pictures import need_source
 from unifl.methods.surrogate import Compared, Surrogate, SurrogateConfig
 from unifl.models.generator import Generator
+from unifl.models.user import UserRoles
 
 
 @dataclass(kw_only=True)
@@ -59,6 +61,8 @@ class PreferenceConfig(SurrogateConfig):
     """strength multiplies the loss of a pair by the strength of its label."""
     caption_dropout: float = 0.0
     """Probability that a pair is seen without its caption."""
+    user_dropout: float = 0.0
+    """Probability that a pair is seen without its user, for models that are told for whom they draw."""
     source: str = "pairs"
     """Pairs of pictures of which one was preferred."""
 
@@ -70,21 +74,32 @@ class Preference:
         generator: The model.
         config: Settings.
         sources: Data by name; `config.source` must be there.
+        users: Embeddings of the users who chose, for a model with a user adapter (`UserTraining`).
 
     Raises:
-        UserError: No pairs, pairs of another size than the model's, ties that the objective has no use for, or an
-            objective that needs a reference and has none.
+        UserError: No pairs, pairs of another size than the model's, an objective that needs a reference and has none,
+            or a user adapter without users.
     """
 
     def __init__(
-        self, generator: Generator, config: PreferenceConfig, *, sources: Mapping[str, Source]
+        self,
+        generator: Generator,
+        config: PreferenceConfig,
+        *,
+        sources: Mapping[str, Source],
+        users: UserEmbeddings | None = None,
     ) -> None:
         need_source(config.source, sources, wanted_by="preference")
         check_judged(
             config.source, sources[config.source], generator, (Pair, EncodedPair), what="preference pairs"
         )
+        if isinstance(generator.roles, UserRoles) != (users is not None):
+            raise UserError(
+                "a model with a user adapter learns from pairs whose users have embeddings, and no other model reads "
+                "them; give users=UserEmbeddings.from_path(...) and train UserTraining, or neither"
+            )
         objective = config.objective
-        self.generator, self.config = generator, config
+        self.generator, self.config, self.users = generator, config, users
         self.surrogate = Surrogate(
             generator, config, needs_reference=needs_reference(objective), wanted_by=objective.kind
         )
@@ -110,7 +125,7 @@ class Preference:
         _check_ties(rows.tie, config)
         compared = self.surrogate.compare(
             rows.latents(losers=self._losers),
-            rows.cond(copies=1 + self._losers),
+            rows.cond(copies=1 + self._losers, users=self.users, user_dropout=config.user_dropout),
             batch.key,
             mask=rows.mask(losers=self._losers),
         )
