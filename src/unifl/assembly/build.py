@@ -28,6 +28,7 @@ from unifl.methods.unifl import UniFL
 from unifl.methods.unifl_config import UniFLConfig
 from unifl.models import Generator, load_generator
 from unifl.models.student import start_student
+from unifl.sampling import sampling_times
 
 _OF_PICTURES: Mapping[type, Callable[..., Method]] = {
     FineTuneConfig: FineTune,
@@ -87,6 +88,9 @@ def assemble(recipe: Recipe, *, device: str | torch.device | None = None) -> Ass
         levels.require_levels(recipe.levels)
     generator = _generator(recipe, place)
     critics |= _own_critics(recipe, generator)
+    how = recipe.sampling
+    # refuses what the model does not go with
+    sampling_times(generator, how.num_steps, how.spacing, how.consistency)
     # rewards see the pictures of pairs at the size at which they will see the model's
     recipe = levels.with_levels(recipe, rewards, device=place, resolution=_side(generator))
     data = {

@@ -20,6 +20,7 @@ from unifl.errors import UserError
 from unifl.models.autoencoder import dtype_of
 from unifl.models.checkpointing import enable_checkpointing, role_aware_checkpoint
 from unifl.models.conditioning import Conditioning
+from unifl.models.denoiser import UNET
 from unifl.models.generator import Generator
 from unifl.models.guidance_embedding import guidance_embedding, guidance_width
 from unifl.models.user import with_user
@@ -54,7 +55,7 @@ class EncoderFeatures:
         seed: Of the random weights.
 
     Raises:
-        UserError: A layer that this backbone does not have.
+        UserError: A transformer, or a layer that this backbone does not have.
     """
 
     def __init__(
@@ -66,6 +67,11 @@ class EncoderFeatures:
         encoder: Literal["start", "random"] = "start",
         seed: int = 0,
     ) -> None:
+        if generator.denoiser != UNET:
+            raise UserError(
+                "features are those of the down path of a UNet, and this model has a transformer; compare in the "
+                "latent space ({kind: latent})"
+            )
         _require_layer(generator.pipeline.unet, layer)
         self.generator, self.layer, self.precision = generator, layer, precision
         self._random = _random_encoder(generator, seed) if encoder == "random" else None
