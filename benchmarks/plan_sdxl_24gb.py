@@ -69,6 +69,25 @@ RECIPES = (
         "sdxl_lcd_lora",
         "sdxl_rg_lcd_lora",
     ]
+    + [
+        f"{family}_{rest}_lora"
+        for family in ("sd15", "sdxl")
+        for rest in ("dpo", "ncp_dpo", "ncp_cpo", "sft")
+    ]
+    + [
+        f"sd15_{rest}"
+        for rest in (
+            "cpo_lora",
+            "ncp_sft_lora",
+            "ipo_lora",
+            "hinge_lora",
+            "kto_lora",
+            "reward_weighted_lora",
+            "dpo_full",
+            "inpo_full",
+        )
+    ]
+    + ["sdxl_mapo_lora", "sdxl_pso_lora", "sdxl_inpo_full"]
 )
 
 

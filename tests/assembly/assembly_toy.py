@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from unifl.data import Sample
+from unifl.data import Judged, Pair, Sample
 from unifl.evaluation.judge import JUDGE_KEYS
 from unifl.feedback import as_feedback, clipped, normalised, weighted_sum
 from unifl.testing import tiny_folder
@@ -104,6 +104,8 @@ def _sample(index):
 
 
 SAMPLES = [_sample(index) for index in range(len(PROMPTS))]
+PAIRS = [Pair(sample.prompt, sample.image, sample.image.flip(0)) for sample in SAMPLES]
+JUDGED = [Judged(sample.prompt, sample.image, float(index % 2)) for index, sample in enumerate(SAMPLES)]
 
 
 def write_pictures(folder: Path, *, annotated: bool = True, side: int = SIDE) -> Path:

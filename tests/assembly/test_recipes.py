@@ -25,6 +25,7 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 OF_A_FAMILY = [path for path in RECIPES if path.stem.startswith(("sd15_", "sd21_", "sdxl_"))]
 _OF_THE_WORLD = [pytest.param(path, id=path.stem) for path in RECIPES if path not in OF_A_FAMILY]
 WORLD = Path(__file__).parents[2] / "src/unifl/world/assets/pipeline"
+ROWS = {"prompts": "PROMPTS", "pairs": "PAIRS", "likes": "JUDGED", "scored": "JUDGED"}
 NEEDS = {"structure": "masks", "layout": "semantic", "style": "image"}
 
 
@@ -71,9 +72,7 @@ def _toy_parts(path):
         f"critics.{name}={{path: assembly_toy:BlurCritic, kwargs: {{needs: [{NEEDS[name]}]}}}}"
         for name in raw.get("critics", {})
     ]
-    changes += [
-        f"data.{name}=assembly_toy:{'PROMPTS' if name == 'prompts' else 'SAMPLES'}" for name in raw["data"]
-    ]
+    changes += [f"data.{name}=assembly_toy:{ROWS.get(name, 'SAMPLES')}" for name in raw["data"]]
     changes += [f"{name}=assembly_toy:RewardNet" for name in raw.keys() & {"discriminator", "expert"}]
     return changes
 
@@ -111,7 +110,17 @@ def on_the_tiny_model(path, folder):
 
 @pytest.mark.parametrize(
     "path",
-    [*_OF_THE_WORLD, *_slow_but("sd15_unifl_stage1_lora", "sdxl_unifl_stage2_full", "sd21_rg_lcd_full")],
+    [
+        *_OF_THE_WORLD,
+        *_slow_but(
+            "sd15_unifl_stage1_lora",
+            "sdxl_unifl_stage2_full",
+            "sd21_rg_lcd_full",
+            "sd15_ncp_dpo_lora",
+            "sd15_kto_lora",
+            "sdxl_pso_lora",
+        ),
+    ],
 )
 def test_each_recipe_takes_a_step_on_the_tiny_model(path, workspace):
     _skip_without_8_bits(path)
@@ -127,7 +136,7 @@ def test_each_recipe_takes_a_step_on_the_tiny_model(path, workspace):
     assert (workspace / "run/model" / file).exists()
 
 
-@pytest.mark.parametrize("path", _slow_but("sdxl_unifl_stage2_lora"))
+@pytest.mark.parametrize("path", _slow_but("sdxl_unifl_stage2_lora", "sdxl_ncp_dpo_lora"))
 def test_each_recipe_of_a_family_is_planned_without_its_files(path, workspace):
     """Its critics and data stay as they are written: nothing of them is opened."""
     _skip_without_8_bits(path)

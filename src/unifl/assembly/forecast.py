@@ -21,10 +21,13 @@ from rich.console import Console
 from unifl.assembly import resolve
 from unifl.assembly.build import make_method
 from unifl.assembly.locate import locate_model
-from unifl.assembly.recipe import Part, Recipe, load_recipe, read_recipe, without_idle
-from unifl.data import Batch, Sample
+from unifl.assembly.recipe import MethodConfig, Part, Recipe, load_recipe, read_recipe, without_idle
+from unifl.data import Batch, Judged, Pair, Sample
 from unifl.feedback import DenoiserConfig, Feedback, NetworkFeedback
 from unifl.feedback.networks import RewardNetwork
+from unifl.methods.kto import KTOConfig
+from unifl.methods.preference import PreferenceConfig
+from unifl.methods.reward_weighted import RewardWeightedConfig
 from unifl.models import make_generator
 from unifl.models.generator import Generator
 from unifl.models.shapes import require_shapes, shaped_pipeline
@@ -91,7 +94,7 @@ def plan_recipe(
         generator,
         rewards,
         critics,
-        {name: _grey(height, width) for name in recipe.data},
+        dict.fromkeys(recipe.data, _grey(recipe.method, height, width)),
         discriminator,
     )
     if recipe.model.gradient_checkpointing:
@@ -177,9 +180,14 @@ def _reward(given: str | Part, name: str) -> Feedback:
     return NetworkFeedback(RewardNetwork(), name=name)
 
 
-def _grey(height: int, width: int) -> list[Sample]:
-    """Pictures of the model's size with every kind of annotation; prompts are their captions."""
+def _grey(method: MethodConfig, height: int, width: int) -> list[Any]:
+    """Grey rows of the model's size, of the kind that a method reads."""
+    grey = torch.full((3, height, width), 0.5)
+    if isinstance(method, PreferenceConfig):
+        return [Pair("a picture", grey, grey)]
+    if isinstance(method, KTOConfig | RewardWeightedConfig):
+        return [Judged("a picture", grey, score) for score in (0.0, 1.0)]
     mask = torch.zeros(1, height, width, dtype=torch.bool)
     mask[:, height // 4 : height // 2, width // 4 : width // 2] = True
     labels, semantic = torch.zeros(1, dtype=torch.int64), torch.zeros(height, width, dtype=torch.int64)
-    return [Sample(torch.full((3, height, width), 0.5), "a picture", mask, labels, semantic)]
+    return [Sample(grey, "a picture", mask, labels, semantic)]

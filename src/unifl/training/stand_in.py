@@ -19,6 +19,7 @@ from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn.utils.stateless import _reparametrize_module
@@ -59,10 +60,38 @@ def has_shapes_only(network: nn.Module) -> bool:
 
 
 def _called(networks: dict[str, nn.Module], roles: Roles) -> list[nn.Module]:
-    """The modules that a generator calls: whole networks in all roles, and of the autoencoder its parts."""
+    """The modules that are called: whole networks in all roles, and those parts that are called by themselves.
+
+    The latter are the autoencoder's, and of a denoiser what `unifl.models.features` evaluates.
+    """
     found = [roles.module(component, role) for component in roles.components for role in roles.names]
+    found += [part for network in found for part in _encoder_parts(network)]
     found += [part for name, network in networks.items() if name == "vae" for part in network.children()]
     return list(dict.fromkeys(found))
+
+
+def _encoder_parts(network: nn.Module) -> list[nn.Module]:
+    if not isinstance(network, UNet2DConditionModel):
+        return []
+    single = [
+        network.time_embedding,
+        getattr(network, "add_embedding", None),
+        network.conv_in,
+        network.mid_block,
+    ]
+    return [*network.down_blocks, *(part for part in single if isinstance(part, nn.Module))]
+
+
+@contextmanager
+def _themselves(network: nn.Module) -> Iterator[None]:
+    """Within the block, the parts of a network are no stand-ins."""
+    inner = [module for module in network.modules() if module is not network]
+    held = [(m, vars(m).pop("forward")) for m in inner if isinstance(vars(m).get("forward"), _StandIn)]
+    try:
+        yield
+    finally:
+        for module, forward in held:
+            vars(module)["forward"] = forward
 
 
 @dataclass(frozen=True)
@@ -122,6 +151,7 @@ class _StandIn:
             with (
                 mode,
                 _reparametrize_module(self._network, weights),
+                _themselves(self._network),
                 self._rules(),
                 LiveBytes(weights.values()) as watch,
             ):
