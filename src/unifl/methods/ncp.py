@@ -6,7 +6,7 @@
 f is the down path of the U-Net that training started from, t' one timestep below t, and the mean runs over all
 dimensions of the features. n makes l comparable over t: with `normalise: step` it is (d x_t' / d output)^2, and l is an
 error of the output again, seen through the slope of f, so that a beta of the latent space stays of the same order. With
-n = 1, as in the paper, l is about 10^-5 times as large on the schedule of Stable Diffusion.
+n = 1, as in the paper, l is 10^-5 to 10^-3 times as large on the schedule of Stable Diffusion.
 
 What the paper leaves open: which tensor of the down path (here the last one), whether the noise of eq. 12 is shared
 (it has to be, or a perfect prediction has a distance; here it is left out unless asked for), sums or means, and the
