@@ -6,10 +6,10 @@ import diffusers
 import pytest
 import torch
 
-from unifl.testing import FAMILIES, tiny_folder, tiny_pipeline
+from unifl.testing import FAMILIES, FLOW_FAMILIES, tiny_folder, tiny_pipeline
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES + FLOW_FAMILIES)
 def test_builds_quickly_and_draws(family):
     tiny_pipeline(family)  # the first one pays for lazy imports
     seconds = []
@@ -23,12 +23,13 @@ def test_builds_quickly_and_draws(family):
     assert images.std() > 0.02
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES + FLOW_FAMILIES)
 def test_folder_loads_in_diffusers_with_the_same_weights(family, tmp_path):
     folder = tiny_folder(family, tmp_path / family, seed=3)
-    loaded = diffusers.DiffusionPipeline.from_pretrained(folder)
+    without = {"text_encoder_3": None, "tokenizer_3": None} if family == "sd3" else {}
+    loaded = diffusers.DiffusionPipeline.from_pretrained(folder, **without)
     built = tiny_pipeline(family, seed=3)
-    for name in ("unet", "vae", "text_encoder"):
+    for name in ("transformer" if family in FLOW_FAMILIES else "unet", "vae", "text_encoder"):
         pairs = zip(getattr(built, name).parameters(), getattr(loaded, name).parameters(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
     prompt = "a photo of a small red circle!"
@@ -49,6 +50,11 @@ def test_families_differ_as_the_real_ones_do():
     assert tiny_pipeline("sd15").scheduler.config.prediction_type == "epsilon"
     assert tiny_pipeline("sd21").scheduler.config.prediction_type == "v_prediction"
     assert tiny_pipeline("sdxl").unet.config.addition_embed_type == "text_time"
+    assert tiny_pipeline("sd3").scheduler.config.shift == 3.0 and tiny_pipeline("sd3").text_encoder_3 is None
+    assert tiny_pipeline("sd3").vae.config.shift_factor > 0
+    with_t5 = tiny_pipeline("sd3_t5")
+    red, blue = with_t5.tokenizer_3(["red circle", "blue circle"]).input_ids
+    assert red != blue and red[-7:] == blue[-7:]  # one piece a character, and the end of the text
 
 
 def test_tokenizer_tells_prompts_apart():

@@ -1,6 +1,6 @@
 """Tiny pipelines with random weights: every supported family, built in a fraction of a second, without a network.
 
-They have the structure of the real models (tokenizers, text encoders, autoencoder, UNet, scheduler of the family)
+They have the structure of the real models (tokenizers, text encoders, autoencoder, denoiser, scheduler of the family)
 with a few thousand parameters, so that a test of a method or of a plug-in runs the same code as a real model.
 """
 
@@ -16,16 +16,31 @@ from diffusers import (
     DDIMScheduler,
     DiffusionPipeline,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     PNDMScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
-Family = Literal["sd15", "sd21", "sdxl"]
+Family = Literal["sd15", "sd21", "sdxl", "sd3", "sd3_t5"]
 
 FAMILIES: tuple[Family, ...] = ("sd15", "sd21", "sdxl")
+"""Diffusion models with a UNet."""
+
+FLOW_FAMILIES: tuple[Family, ...] = ("sd3", "sd3_t5")
+"""Flow-matching transformers; each method says whether it can train them."""
 
 _WIDTH = 32  # of the text encoders
 _PROMPT_LENGTH = 77
@@ -55,11 +70,13 @@ _WORDS = (
 def tiny_pipeline(family: Family, *, seed: int = 0) -> DiffusionPipeline:
     """A pipeline of a family with random weights.
 
-    Pictures have 32 x 32 pixels and latents 4 x 8 x 8. The global random state is left as it was.
+    Pictures have 32 x 32 pixels and latents 4 x 8 x 8, or 16 x 8 x 8 for "sd3" and "sd3_t5". The global random state
+    is left as it was.
 
     Args:
         family: "sd15" predicts epsilon; "sd21" predicts v; "sdxl" has two text encoders, a pooled embedding and
-            time ids.
+            time ids; "sd3" is a flow-matching transformer with two text encoders; "sd3_t5" has a T5 beside them, and
+            the normalised queries and second attention of Stable Diffusion 3.5.
         seed: Decides the weights.
     """
     with torch.random.fork_rng(devices=[]):
@@ -113,7 +130,45 @@ def _sdxl() -> StableDiffusionXLPipeline:
     )
 
 
-_BUILDERS: dict[Family, Callable[[], Any]] = {"sd15": _sd15, "sd21": _sd21, "sdxl": _sdxl}
+def _sd3(t5: bool = False) -> StableDiffusion3Pipeline:
+    width = 3 * _WIDTH  # wider than both CLIP encoders side by side, which are padded up to it
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=16,
+        out_channels=16,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=width,
+        caption_projection_dim=16,
+        pooled_projection_dim=2 * _WIDTH,
+        pos_embed_max_size=8,
+        dual_attention_layers=(0,) if t5 else (),
+        qk_norm="rms_norm" if t5 else None,
+    ).eval()
+    return StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=_autoencoder(
+            1.5305, latent_channels=16, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False
+        ),
+        text_encoder=CLIPTextModelWithProjection(_text_config("quick_gelu")).eval(),
+        tokenizer=_tokenizer(),
+        text_encoder_2=CLIPTextModelWithProjection(_text_config("gelu")).eval(),
+        tokenizer_2=_tokenizer(pad_token="!"),
+        text_encoder_3=_t5(width) if t5 else None,
+        tokenizer_3=_t5_tokenizer() if t5 else None,
+    )
+
+
+_BUILDERS: dict[Family, Callable[[], Any]] = {
+    "sd15": _sd15,
+    "sd21": _sd21,
+    "sdxl": _sdxl,
+    "sd3": _sd3,
+    "sd3_t5": lambda: _sd3(t5=True),
+}
 
 
 def _stable_diffusion(
@@ -145,17 +200,18 @@ def _unet(**changes: Any) -> UNet2DConditionModel:
     return UNet2DConditionModel(**{**settings, **changes}).eval()
 
 
-def _autoencoder(scaling_factor: float) -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=(8, 8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=32,
-        scaling_factor=scaling_factor,
-    ).eval()
+def _autoencoder(scaling_factor: float, **changes: Any) -> AutoencoderKL:
+    settings: dict[str, Any] = {
+        "block_out_channels": (8, 8, 16),
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "layers_per_block": 1,
+        "latent_channels": 4,
+        "norm_num_groups": 4,
+        "sample_size": 32,
+        "scaling_factor": scaling_factor,
+    }
+    return AutoencoderKL(**{**settings, **changes}).eval()
 
 
 def _text_config(activation: str) -> CLIPTextConfig:
@@ -173,6 +229,27 @@ def _text_config(activation: str) -> CLIPTextConfig:
         eos_token_id=vocabulary["<|endoftext|>"],
         pad_token_id=vocabulary["<|endoftext|>"],
     )
+
+
+def _t5(width: int) -> T5EncoderModel:
+    config = T5Config(
+        vocab_size=128,
+        d_model=width,
+        d_kv=8,
+        d_ff=32,
+        num_layers=1,
+        num_heads=2,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    return T5EncoderModel(config).eval()
+
+
+def _t5_tokenizer() -> T5Tokenizer:
+    """A unigram model whose pieces are the printable characters."""
+    pieces = ["\u2581", *(chr(code) for code in range(33, 127))]
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -2.0), *((piece, -3.0) for piece in pieces)]
+    return T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=512)
 
 
 def _tokenizer(pad_token: str = "<|endoftext|>") -> CLIPTokenizer:

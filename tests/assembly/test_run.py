@@ -14,6 +14,7 @@ from unifl.assembly import run
 from unifl.assembly.recipe import load_recipe
 from unifl.assembly.run import run_recipe
 from unifl.assembly.validation import Validation
+from unifl.testing import tiny_folder
 
 VALIDATION = {"judge": "assembly_toy:Reader", "prompts": "prompts.txt", "every": 1}
 
@@ -56,6 +57,7 @@ def test_ctrl_c_while_the_judge_looks_leaves_a_checkpoint_and_the_run_ends_the_s
 SAVED = {
     "lora and pipeline": ["save_pipeline=true"],
     "lora on a lora": ["model.lora=runs/refl"],
+    "lora of a flow": ["model.pretrained_model_name_or_path=flow"],  # in one format alone
     "pipeline": ["model.train={kind: full}"],
 }
 
@@ -68,6 +70,8 @@ def test_the_loop_is_told_how_much_the_model_files_take(workspace, monkeypatch, 
         told.append(options["model_bytes"])
         return train(*arguments, **options)
 
+    if case == "lora of a flow":
+        tiny_folder("sd3", workspace / "flow")
     if case == "lora on a lora":
         run_recipe(load_recipe(refl_recipe(), ["training.max_train_steps=1"]), progress=False)
     monkeypatch.setattr(run, "train", listen)

@@ -15,7 +15,7 @@ from unifl.methods.base import MicroBatch
 from unifl.models.load import FullTraining, make_generator
 from unifl.models.lora import LoraTraining
 from unifl.randomness import Key
-from unifl.testing import FAMILIES, tiny_pipeline
+from unifl.testing import FAMILIES, FLOW_FAMILIES, tiny_pipeline
 
 SIDE = 32
 PROMPTS = ["a red circle", "two cats", "a dog", "a small blue square"]
@@ -108,7 +108,7 @@ def sources(images):
 
 @pytest.fixture(scope="session")
 def pipelines():
-    return {family: tiny_pipeline(family) for family in FAMILIES}
+    return {family: tiny_pipeline(family) for family in FAMILIES + FLOW_FAMILIES}
 
 
 @pytest.fixture
@@ -152,10 +152,10 @@ class Counted:
         self.found = Counter()
         pipeline = method.generator.pipeline
         roles = method.generator.roles
-        unets = dict.fromkeys(
-            roles.module("unet", role) for role in roles.names
+        denoisers = dict.fromkeys(
+            roles.module(method.generator.denoiser, role) for role in roles.names
         )  # full fine-tuning has copies
-        self.handles = [unet.register_forward_hook(self._hook("unet")) for unet in unets]
+        self.handles = [denoiser.register_forward_hook(self._hook("unet")) for denoiser in denoisers]
         self.handles.append(pipeline.text_encoder.register_forward_hook(self._hook("text")))
         for name, module in (("encode", pipeline.vae.encoder), ("decode", pipeline.vae.decoder)):
             self.handles.append(module.register_forward_hook(self._hook(f"vae {name}")))

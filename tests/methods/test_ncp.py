@@ -35,8 +35,9 @@ class Case:
         for role in ("reference", *self.space.roles):
             self.generator.roles.add(role)
         self.t = torch.tensor(t, dtype=dtype).repeat(2)
-        x0 = normal(len(self.t), 4, 8, 8, seed=0).to(dtype)
-        eps = normal(len(t), 4, 8, 8, seed=1).to(dtype).repeat(2, 1, 1, 1)
+        shape = self.generator.latent_shape
+        x0 = normal(len(self.t), *shape, seed=0).to(dtype)
+        eps = normal(len(t), *shape, seed=1).to(dtype).repeat(2, 1, 1, 1)
         self.cond = self.generator.encode_prompts(PROMPTS[: len(t)], role="reference").repeat(2)
         self.args = (x0, eps, self.generator.process.add_noise(x0, eps, self.t), self.t, self.cond)
 
@@ -315,3 +316,20 @@ def test_a_space_comes_from_its_config():
     assert make_space(NCPConfig(encoder="random"), generator).roles == ()
     with pytest.raises(UserError, match="layer is 3: blocks go by number in transformers"):
         make_space(load({"layer": 3}, NCPConfig), generator)
+
+
+@pytest.mark.parametrize("states", STATES)
+def test_a_transformer_compares_what_a_block_hands_on(states):
+    case = Case("sd3", layer=1, states=states)
+    truth = case.truth()
+    assert torch.equal(case.space.distance(case.off_by(0.0), truth), torch.zeros(4))
+    with torch.no_grad():
+        reference = case.space.distance(case.says("reference"), truth)
+    student = case.space.distance(case.says(), truth)
+    assert torch.equal(student.detach(), reference) and bool((reference > 0).all())
+    case.disturb()
+    case.space.distance(case.says(), truth).sum().backward()
+    own = case.generator.trainable_parameters()
+    assert max(float(p.grad.abs().max()) for p in own.values() if p.grad is not None) > 0
+    mine = {id(p) for p in own.values()}
+    assert all(p.grad is None for p in case.generator.pipeline.transformer.parameters() if id(p) not in mine)

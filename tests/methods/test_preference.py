@@ -56,7 +56,7 @@ def stirred(generator, scale=0.05):
             parameter.add_(scale * torch.randn_like(parameter))
 
 
-@pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])
+@pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl", "sd3"])
 @pytest.mark.parametrize(
     ("objective", "expected"),
     [(DPO(), math.log(2)), (IPO(beta=0.1), 25.0), (Hinge(), 1.0), (PSO(), math.log(2))],

@@ -51,7 +51,7 @@ def _weights(method):
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["lora", "full"])
-@pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])
+@pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl", "sd3"])
 def test_every_trainable_moves_and_nothing_else(unifl, make, micro, family, full):
     both = UniFLConfig(perceptual=perceptual(), aesthetic=aesthetic(), adversarial=adversarial())
     method = unifl(both, make(family, full=full))
@@ -73,7 +73,9 @@ def test_every_trainable_moves_and_nothing_else(unifl, make, micro, family, full
     after = [p.detach() for ps in method.parameters.values() for p in ps]
     assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     trained = {name for name, value in _weights(method).items() if not torch.equal(everything[name], value)}
-    assert trained and all(name.startswith("unet") and (full or "lora" in name) for name in trained)
+    assert trained and all(
+        name.startswith(method.generator.denoiser) and (full or "lora" in name) for name in trained
+    )
 
 
 def test_terms_are_named_and_weighted(unifl, micro):

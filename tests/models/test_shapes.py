@@ -74,5 +74,7 @@ def test_shapes_that_cannot_be_had(tmp_path):
     ):
         shaped_pipeline("someone/model")
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
-    with pytest.raises(UserError, match="FluxPipeline are not supported"):
+    with pytest.raises(
+        UserError, match="FluxPipeline are not supported; known are those of StableDiffusionPipeline"
+    ):
         shaped_pipeline(str(tmp_path))

@@ -33,6 +33,7 @@ from unifl.models import (
     save_pipeline,
 )
 from unifl.models.adapters import AdapterRoles
+from unifl.models.denoiser import UNET
 from unifl.models.roles import STUDENT
 from unifl.sampling import sample
 from unifl.training.checkpoint import SETTINGS, checkpoints
@@ -220,8 +221,8 @@ def _model_bytes(built: Assembled) -> int:
         for name, parameter in network.named_parameters()
         if ".lora_" in name and not set(roles.adapters(component, STUDENT)).isdisjoint(name.split("."))
     )
-    both_formats = 2 * 4 * lora  # diffusers' and kohya's, in float32
-    return both_formats + (pipeline if built.recipe.save_pipeline else 0)
+    formats = 2 if built.generator.denoiser == UNET else 1  # diffusers' and kohya's, in float32
+    return formats * 4 * lora + (pipeline if built.recipe.save_pipeline else 0)
 
 
 def _summary(recipe: Recipe, stopped: str | None) -> str:

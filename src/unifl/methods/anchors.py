@@ -36,11 +36,14 @@ class AnchorConfig:
 
 
 def denoising_anchor(generator: Generator, rows: Rows, key: Key) -> Float[Tensor, ""]:
-    """Mean denoising loss of the student at timesteps uniform over the training schedule, without guidance."""
+    """Mean denoising loss of the student at timesteps uniform over the training schedule, without guidance.
+
+    Of a flow model that is its shifted schedule, see `unifl.models.schedule.FlowSchedule`.
+    """
     x0 = rows.latents
     eps = key.normal("anchor/noise", x0.shape[1:], device=x0.device, dtype=x0.dtype)
     index = key.integers("anchor/timestep", 0, generator.num_train_timesteps).to(x0.device)
-    t = (index.to(x0.dtype) + 1) / generator.num_train_timesteps
+    t = generator.schedule.time_of_index(index).to(x0.dtype)
     alpha, sigma = generator.process.weights(t)
     x_t = generator.process.add_noise(x0, eps, t)
     raw = generator.denoise("student", x_t, t, rows.cond).raw

@@ -2,8 +2,10 @@
 
     L = E |s_theta(alpha_t x0 + sigma_t eps, t, c) - target|^2,    t uniform over the training schedule
 
-The target is what the model predicts: eps, v, x0 or the velocity of a flow. It is what one does without feedback, and
-so what perceptual feedback is compared with on the same pictures (UniFL, arXiv 2404.05595, table 2).
+The target is what the model predicts: eps, v, x0 or, of a flow, the velocity eps - x0. The schedule of a flow is
+shifted; where its authors draw t from a logit-normal density (Esser et al., arXiv 2403.03206), all its timesteps count
+alike here. It is what one does without feedback, and so what perceptual feedback is compared with on the same pictures
+(UniFL, arXiv 2404.05595, table 2).
 
 Data: pictures with captions. Copies of the backbone: none. Cost of a step: one evaluation with a graph and one encode
 per picture.

@@ -31,6 +31,7 @@ from unifl.methods.counting import Evaluations
 from unifl.methods.pictures import Rows, check_latents, need_source
 from unifl.models.generator import Generator
 from unifl.models.roles import STUDENT
+from unifl.models.schedule import require_diffusion
 from unifl.process import time_of_index
 from unifl.sampling import FixedGuidance, RangeGuidance, draw_guidance_each, halves
 
@@ -61,13 +62,14 @@ class GuidedDistillation:
         sources: Data by name; `config.source` must be there.
 
     Raises:
-        UserError: A student that is not told its guidance, a start that is told it already, a text encoder that
-            trains, or data that are missing or do not fit.
+        UserError: A flow model, a student that is not told its guidance, a start that is told it already, a
+            text encoder that trains, or data that are missing or do not fit.
     """
 
     def __init__(
         self, generator: Generator, config: GuidedDistillationConfig, *, sources: Mapping[str, Source]
     ) -> None:
+        require_diffusion(generator.schedule, wanted_by="guided_distillation")
         need_source(config.source, sources, wanted_by="guided_distillation")
         check_latents(config.source, sources[config.source], generator)
         if generator.trains_text:

@@ -40,6 +40,7 @@ from unifl.methods.proxy import ProxyTerm
 from unifl.models.conditioning import Conditioning, Prediction
 from unifl.models.generator import Generator
 from unifl.models.roles import STUDENT
+from unifl.models.schedule import require_diffusion
 from unifl.process import ConsistencySampler, ddim_map, lcm_map, solve
 from unifl.randomness import Key
 from unifl.sampling import draw_guidance_each, halves
@@ -59,8 +60,8 @@ class LCD:
         sources: Data by name; `config.source` must be there.
 
     Raises:
-        UserError: Something missing, a text encoder that trains, a reward without gradient, a grid that does not
-            divide the model's timesteps.
+        UserError: A flow model, something missing, a text encoder that trains, a reward without gradient, a grid that
+            does not divide the model's timesteps.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class LCD:
         expert: Feedback | None = None,
         sources: Mapping[str, Source],
     ) -> None:
+        require_diffusion(generator.schedule, wanted_by="lcd")
         need_source(config.source, sources, wanted_by="lcd")
         if config.states == "data":
             check_latents(config.source, sources[config.source], generator)

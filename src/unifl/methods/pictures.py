@@ -60,7 +60,7 @@ class Rows:
         cond = kept or self._generator.encode_prompts(self.prompts, grad=True)
         told = self._batch or self._encoded
         if not self._generator.is_xl:
-            return Conditioning(cond.embeds)
+            return replace(cond, time_ids=None)
         if told is not None and told.time_ids is not None:
             return replace(cond, time_ids=told.time_ids)
         return replace(cond, time_ids=self._generator.time_ids(len(cond)))

@@ -40,6 +40,7 @@ from unifl.methods.pictures import Rows, check_latents, need_source
 from unifl.models.conditioning import Conditioning
 from unifl.models.generator import Generator
 from unifl.models.roles import STUDENT
+from unifl.models.schedule import require_diffusion
 from unifl.process import ddim_origin, ddim_step, time_grid
 from unifl.randomness import Key
 from unifl.sampling import FixedGuidance, NoGuidance, RangeGuidance, draw_guidance_each
@@ -100,13 +101,14 @@ class Progressive:
         sources: Data by name; `config.source` must be there.
 
     Raises:
-        UserError: Guidance for a student that is not told it, more steps than the model has timesteps, a text encoder
-            that trains, or data that are missing or do not fit.
+        UserError: A flow model, guidance for a student that is not told it, more steps than the model has timesteps, a
+            text encoder that trains, or data that are missing or do not fit.
     """
 
     def __init__(
         self, generator: Generator, config: ProgressiveConfig, *, sources: Mapping[str, Source]
     ) -> None:
+        require_diffusion(generator.schedule, wanted_by="progressive")
         need_source(config.source, sources, wanted_by="progressive")
         check_latents(config.source, sources[config.source], generator)
         if generator.trains_text:

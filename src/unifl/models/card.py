@@ -10,9 +10,11 @@ import yaml
 from huggingface_hub import HfApi
 
 from unifl.errors import UserError
+from unifl.models.denoiser import UNET
 from unifl.models.generator import Generator
 from unifl.models.load import looks_like_path
 from unifl.models.save import KOHYA_FILE
+from unifl.models.schedule import FlowSchedule
 from unifl.models.user import UserRoles
 from unifl.models.user_files import USER_FILE
 from unifl.process import ConsistencySampler, Spacing
@@ -93,9 +95,8 @@ def model_card(
         header["base_model"] = base_model
     if license or inherited.get("license"):
         header["license"] = license or inherited["license"]
-    family = "stable-diffusion-xl" if generator.is_xl else "stable-diffusion"
     tags = {"pipeline": [], "lora": ["lora"], "user": ["ip-adapter"]}[kind]
-    header["tags"] = ["text-to-image", "diffusers", family, *tags, "unifl"]
+    header["tags"] = ["text-to-image", "diffusers", _family(generator), *tags, "unifl"]
 
     path = Path(folder) / "README.md"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,14 +149,19 @@ def _body(
     pipeline = type(generator.pipeline).__name__
     base = f'pipe = {pipeline}.from_pretrained("{base_model or "path/to/base-model"}")\n'
     call, imports, what = sampling.call, "", {"lora": "LoRA", "user": "user adapter"}.get(kind, kind)
+    files = ""
     if kind == "user":
-        load, files = base + _user_example(generator, sampling), ""
+        load = base + _user_example(generator, sampling)
         call, imports = f"{call}, ip_adapter_image_embeds=[user]", "import torch\n"
     elif kind == "lora":
         load = base + 'pipe.load_lora_weights("path/to/this/folder")'
-        files = f"\nA second file, `{KOHYA_FILE}`, holds the same weights with the key names of kohya's scripts.\n"
+        if generator.denoiser == UNET:
+            files = f"\nA second file, `{KOHYA_FILE}`, holds the same weights with the key names of kohya's scripts.\n"
     else:
-        load, files = f'pipe = {pipeline}.from_pretrained("path/to/this/folder")', ""
+        load = f'pipe = {pipeline}.from_pretrained("path/to/this/folder")'
+    scheduler, classes, choice = sampling.scheduler, f"{sampling.scheduler}, {pipeline}", _choice(sampling)
+    if isinstance(generator.schedule, FlowSchedule):  # it is sampled with the scheduler that it comes with
+        scheduler, classes, choice = type(generator.pipeline.scheduler).__name__, pipeline, ""
     start = f" starting from `{base_model}`" if base_model else ""
     return f"""# {name}
 
@@ -167,18 +173,27 @@ A text-to-image {what} trained with unifl{start}.
 
 | steps | guidance_scale | scheduler | timesteps | size |
 |---|---|---|---|---|
-| {sampling.steps} | {sampling.guidance:g} | {sampling.scheduler} | {_timesteps(sampling)} | {_size(generator)} |
+| {sampling.steps} | {sampling.guidance:g} | {scheduler} | {_timesteps(sampling)} | {_size(generator)} |
 
 ```python
-{imports}from diffusers import {sampling.scheduler}, {pipeline}
+{imports}from diffusers import {classes}
 
 {load}
-pipe.scheduler = {sampling.scheduler}.from_config(
-    pipe.scheduler.config, {sampling.arguments}
-)
-image = pipe("{prompt}", {call}).images[0]
+{choice}image = pipe("{prompt}", {call}).images[0]
 ```
 {_note(generator, sampling)}{files}"""
+
+
+def _choice(sampling: Sampling) -> str:
+    """The line that gives a pipeline its scheduler."""
+    return f"pipe.scheduler = {sampling.scheduler}.from_config(\n    pipe.scheduler.config, {sampling.arguments}\n)\n"
+
+
+def _family(generator: Generator) -> str:
+    """The tag of the family."""
+    if isinstance(generator.schedule, FlowSchedule):
+        return "stable-diffusion-3"
+    return "stable-diffusion-xl" if generator.is_xl else "stable-diffusion"
 
 
 def _user_example(generator: Generator, sampling: Sampling) -> str:
@@ -201,7 +216,8 @@ def _timesteps(sampling: Sampling) -> str:
 def _note(generator: Generator, sampling: Sampling) -> str:
     """What to expect where the DDIM of diffusers takes other steps than the one that the model was trained with."""
     if (
-        sampling.consistency is not None
+        isinstance(generator.schedule, FlowSchedule)
+        or sampling.consistency is not None
         or sampling.spacing == "leading"
         or generator.num_train_timesteps % sampling.steps == 0
     ):

@@ -18,7 +18,7 @@ class Conditioning:
 
     Attributes:
         embeds: One vector per token (b, l, d).
-        pooled: One vector per prompt (b, p); SDXL only.
+        pooled: One vector per prompt (b, p); SDXL and Stable Diffusion 3 only.
         time_ids: Original height and width, top and left of the crop, target height and width, in pixels (b, 6);
             SDXL only.
         user: n vectors that stand for the user whom each sample is for (b, n, e), zeros for an unknown one; only for a

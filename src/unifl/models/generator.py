@@ -16,11 +16,12 @@ from unifl.models import prompts as text
 from unifl.models.autoencoder import Autoencoder, DecodePrecision, dtype_of
 from unifl.models.checkpointing import enable_checkpointing, role_aware_checkpoint
 from unifl.models.conditioning import Conditioning, Prediction
-from unifl.models.guidance_embedding import guidance_embedding, guidance_width
+from unifl.models.denoiser import check_resolution, denoiser_name, denoiser_of, evaluate, takes_time_ids
+from unifl.models.guidance_embedding import guidance_width
 from unifl.models.roles import START_ROLES, STUDENT, Roles
-from unifl.models.schedule import read_scheduler, read_spacing
+from unifl.models.schedule import read_schedule
 from unifl.models.user import with_user
-from unifl.process import index_of_time, per_sample, to_eps, to_x0
+from unifl.process import per_sample, to_eps, to_x0
 from unifl.randomness import Key
 
 MixedPrecision = Literal["no", "bf16", "fp16"]
@@ -34,8 +35,10 @@ class Generator:
     Timesteps, prediction kinds and scaling factors of diffusers are translated here and nowhere else.
 
     Attributes:
-        pipeline: The StableDiffusion or StableDiffusionXL pipeline; its networks are the student's.
+        pipeline: The StableDiffusion, StableDiffusionXL or StableDiffusion3 pipeline; its networks are the student's.
         roles: The weight sets.
+        denoiser: Name of the denoiser among the components: "unet" or "transformer".
+        schedule: Which times training and sampling visit.
         process: alpha and sigma, from the scheduler of the pipeline.
         kind: What the denoiser predicts.
         num_train_timesteps: T.
@@ -73,10 +76,12 @@ class Generator:
         self.roles = roles
         self.source = source
         self.mixed_precision: MixedPrecision = mixed_precision
-        self.process, self.kind = read_scheduler(pipeline.scheduler)
-        self.spacing, self.steps_offset = read_spacing(pipeline.scheduler)
-        self.num_train_timesteps = self.process.num_train_timesteps
-        self.is_xl = pipeline.unet.config.addition_embed_type == "text_time"
+        self.denoiser = denoiser_name(pipeline)
+        self.schedule = read_schedule(pipeline)
+        self.process, self.kind = self.schedule.process, self.schedule.kind
+        self.spacing, self.steps_offset = self.schedule.spacing, self.schedule.steps_offset
+        self.num_train_timesteps = self.schedule.num_train_timesteps
+        self.is_xl = takes_time_ids(denoiser_of(self.pipeline))
         self.latent_shape = _latent_shape(pipeline, resolution)
         _, height, width = self.latent_shape
         self.image_size = (height * pipeline.vae_scale_factor, width * pipeline.vae_scale_factor)
@@ -94,12 +99,12 @@ class Generator:
     @property
     def device(self) -> torch.device:
         """Where the denoiser lives; the CPU for one of shapes without weights, which lives nowhere."""
-        device: torch.device = self.pipeline.unet.device
+        device: torch.device = denoiser_of(self.pipeline).device
         return torch.device("cpu") if device.type == "meta" else device
 
     def modules(self) -> dict[str, nn.Module]:
-        """The networks of the pipeline by name: unet, text encoders, vae."""
-        names = ["unet", *text.text_encoder_names(self.pipeline), "vae"]
+        """The networks of the pipeline by name: denoiser, text encoders, vae."""
+        names = [self.denoiser, *text.text_encoder_names(self.pipeline), "vae"]
         return {name: getattr(self.pipeline, name) for name in names}
 
     # --- prompts -----------------------------------------------------------------------------------------
@@ -214,28 +219,19 @@ class Generator:
 
     def embeds_guidance(self, role: str = STUDENT) -> bool:
         """Whether the network of a role is told the guidance scale, and so needs no unconditional half."""
-        return guidance_width(self.pipeline.unet) > 0 and not (self._adds_guidance and role in START_ROLES)
+        return guidance_width(denoiser_of(self.pipeline)) > 0 and not (
+            self._adds_guidance and role in START_ROLES
+        )
 
     def _evaluate(
         self, role: str, x_t: Tensor, t: Tensor, cond: Conditioning, *, guidance: Tensor | None = None
     ) -> Tensor:
-        dtype = dtype_of(self.pipeline.unet)
-        index = index_of_time(t.float(), self.num_train_timesteps)
-        cond = cond.to(self.device, dtype)
-        added = {"text_embeds": cond.pooled, "time_ids": cond.time_ids} if self.is_xl else None
-        told = None
-        if guidance is not None:
-            told = guidance_embedding(guidance, guidance_width(self.pipeline.unet)).to(dtype)
+        timestep = self.schedule.timestep(t.float())
         with self.roles.use(role), self._autocast():
-            output = self.roles.module("unet", role)(
-                x_t.to(dtype),
-                index,
-                encoder_hidden_states=cond.embeds,
-                timestep_cond=told,
-                added_cond_kwargs=with_user(self.roles, cond, added),
-                return_dict=False,
-            )[0]
-        return output.float()
+            network = self.roles.module(self.denoiser, role)
+            cond = cond.to(self.device, dtype_of(network))
+            added = with_user(self.roles, cond, None)
+            return evaluate(network, x_t, timestep, cond, guidance=guidance, added=added).float()
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.mixed_precision == "no":
@@ -342,18 +338,16 @@ class Generator:
 
 
 def _latent_shape(pipeline: Any, resolution: int | None) -> tuple[int, int, int]:
-    config, factor = pipeline.unet.config, pipeline.vae_scale_factor
+    denoiser = denoiser_of(pipeline)
+    config, factor = denoiser.config, pipeline.vae_scale_factor
     channels = config.in_channels
     if channels != pipeline.vae.config.latent_channels:
         raise UserError(
-            f"the UNet takes {channels} channels and the autoencoder gives {pipeline.vae.config.latent_channels}: an "
-            "inpainting or image-conditioned model; use a text-to-image model"
+            f"the denoiser takes {channels} channels and the autoencoder gives {pipeline.vae.config.latent_channels}: "
+            "an inpainting or image-conditioned model; use a text-to-image model"
         )
     if resolution is None:
         size = config.sample_size
         return (channels, size, size) if isinstance(size, int) else (channels, *size)
-    # the UNet halves latents once per level
-    multiple = factor * 2 ** (len(config.block_out_channels) - 1)
-    if resolution <= 0 or resolution % multiple:
-        raise UserError(f"resolution is {resolution}; this model needs a multiple of {multiple} pixels")
+    check_resolution(denoiser, resolution, factor)
     return (channels, resolution // factor, resolution // factor)

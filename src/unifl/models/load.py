@@ -5,36 +5,45 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    DiffusionPipeline,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 from safetensors import SafetensorError, safe_open
 
 from unifl.errors import UserError
 from unifl.models.adapters import START_ADAPTER, AdapterRoles
 from unifl.models.copies import CopyRoles
+from unifl.models.denoiser import TRANSFORMER, denoiser_name, denoiser_of, unread_parts
 from unifl.models.generator import Generator, MixedPrecision
 from unifl.models.guidance_embedding import add_guidance_embedding, guidance_width
 from unifl.models.lora import LoraTraining, lora_configs, unread_layers
-from unifl.models.prompts import text_encoder_names
+from unifl.models.prompts import T5, text_encoder_names, trainable_text_encoders
 from unifl.models.roles import Roles
 from unifl.models.user import UserRoles, UserTraining
 
-PIPELINES = {cls.__name__: cls for cls in (StableDiffusionPipeline, StableDiffusionXLPipeline)}
-"""Pipeline classes that can be used (Stable Diffusion 1.x and 2.x, among them v-prediction; SDXL)."""
+PIPELINES = {
+    cls.__name__: cls
+    for cls in (StableDiffusionPipeline, StableDiffusionXLPipeline, StableDiffusion3Pipeline)
+}
+"""Pipeline classes that can be used (Stable Diffusion 1.x and 2.x, among them v-prediction; SDXL; 3 and 3.5)."""
 
 
 @dataclass(kw_only=True)
 class FullTraining:
-    """Train all weights of the UNet; the reference, where a method needs one, is a copy."""
+    """Train all weights of the denoiser; the reference, where a method needs one, is a copy."""
 
     kind: Literal["full"] = "full"
     text_encoder: bool = False
-    """Train the text encoders as well."""
+    """Train the text encoders as well; a T5 stays frozen."""
     embed_guidance: bool = False
     """Tell the student its guidance scale by an embedding, for distillation; it then needs one evaluation per step."""
 
@@ -112,7 +121,7 @@ def make_generator(
     """
     if type(pipeline).__name__ not in PIPELINES:
         raise UserError(_unsupported(type(pipeline).__name__))
-    _require_precision(train, pipeline.unet.dtype, mixed_precision)
+    _require_precision(train, denoiser_of(pipeline).dtype, mixed_precision)
     if any(getattr(network, "peft_config", None) for network in _networks(pipeline).values()):
         raise UserError(
             "the pipeline carries LoRA adapters already, which would be no part of any role; pass that LoRA by `lora=` "
@@ -121,9 +130,7 @@ def make_generator(
         )
     if lora is not None:
         _load_start_lora(pipeline, lora, fuse=not isinstance(train, LoraTraining))
-    adds_guidance = (
-        isinstance(train, FullTraining) and train.embed_guidance and not guidance_width(pipeline.unet)
-    )
+    adds_guidance = _adds_guidance(pipeline, train)
     if adds_guidance:
         add_guidance_embedding(pipeline.unet)
     weight_sets = _make_roles(pipeline, train, seed)
@@ -214,14 +221,15 @@ def _from_folder(path: Path, *, dtype: torch.dtype, variant: str | None) -> Any:
             "pipeline.save_pretrained wrote"
         )
     try:
-        name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+        content = json.loads(index.read_text(encoding="utf-8"))
+        name = content["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{index} cannot be read as the index of a pipeline; save the pipeline again"
         ) from error
     try:
         return _pipeline_class(name).from_pretrained(
-            str(path), dtype=dtype, variant=variant, local_files_only=True, **_without_checker(name)
+            str(path), dtype=dtype, variant=variant, local_files_only=True, **_left_out(name, content)
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise _as_user_error(error, f"the pipeline in {path} cannot be loaded") from error
@@ -232,7 +240,7 @@ def _from_hub(name: str, *, dtype: torch.dtype, revision: str | None, variant: s
         index = DiffusionPipeline.load_config(name, revision=revision)
         class_name = index["_class_name"]
         return _pipeline_class(class_name).from_pretrained(
-            name, dtype=dtype, revision=revision, variant=variant, **_without_checker(class_name)
+            name, dtype=dtype, revision=revision, variant=variant, **_left_out(class_name, index)
         )
     except UserError:
         raise
@@ -261,11 +269,16 @@ def _from_single_file(path: Path, *, dtype: torch.dtype, config: str | None) -> 
             f"{path} holds no complete Stable Diffusion checkpoint (no model.diffusion_model weights); a LoRA is "
             "given by `lora`, on top of a model"
         )
+    if any(".joint_blocks." in key for key in keys):
+        raise UserError(
+            f"{path} is a single file of Stable Diffusion 3, which is loaded from its diffusers folder alone; "
+            "give that, or make one with StableDiffusion3Pipeline.from_single_file(...).save_pretrained(...)"
+        )
     xl = any(key.startswith("conditioner.embedders.1.") for key in keys)
     name = "StableDiffusionXLPipeline" if xl else "StableDiffusionPipeline"
     try:
         return _pipeline_class(name).from_single_file(
-            str(path), dtype=dtype, config=config, **_without_checker(name)
+            str(path), dtype=dtype, config=config, **_left_out(name, {})
         )
     # diffusers and transformers raise many kinds here, down to KeyError for weights that do not fit a config
     except Exception as error:
@@ -286,8 +299,11 @@ def _unsupported(name: str) -> str:
     return f"pipelines of class {name} are not supported; supported are {', '.join(PIPELINES)}"
 
 
-def _without_checker(class_name: str) -> dict[str, Any]:
-    if class_name != "StableDiffusionPipeline":
+def _left_out(class_name: str, index: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that say what a pipeline does without."""
+    if class_name == "StableDiffusion3Pipeline":  # it does not take it from its own index that there is no T5
+        return {name: None for name in (T5, "tokenizer_3") if index.get(name, (None, None))[1] is None}
+    if class_name == "StableDiffusionXLPipeline":
         return {"add_watermarker": False}
     return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
@@ -330,13 +346,29 @@ def _make_roles(pipeline: Any, train: LoraTraining | FullTraining | UserTraining
         return UserRoles(networks, train, seed=seed)
     if train is None:
         return CopyRoles(networks)
-    texts = text_encoder_names(pipeline) if train.text_encoder else []
+    denoiser = denoiser_name(pipeline)
+    texts = trainable_text_encoders(pipeline) if train.text_encoder else []
     frozen = [f"{n}.{path}" for n in texts for path in unread_layers(pipeline, n, is_xl=is_xl)]
-    return CopyRoles(networks, trained=["unet", *texts], frozen=frozen)
+    frozen += [f"{denoiser}.{path}" for path in unread_parts(networks[denoiser])]
+    return CopyRoles(networks, trained=[denoiser, *texts], frozen=frozen)
 
 
 def _networks(pipeline: Any) -> dict[str, Any]:
-    return {name: getattr(pipeline, name) for name in ("unet", *text_encoder_names(pipeline))}
+    return {
+        name: getattr(pipeline, name) for name in (denoiser_name(pipeline), *text_encoder_names(pipeline))
+    }
+
+
+def _adds_guidance(pipeline: Any, train: LoraTraining | FullTraining | UserTraining | None) -> bool:
+    """Whether the denoiser is to be given the embedding of the guidance scale."""
+    if not isinstance(train, FullTraining) or not train.embed_guidance:
+        return False
+    if denoiser_name(pipeline) == TRANSFORMER:
+        raise UserError(
+            "embed_guidance adds an embedding of the guidance scale to a UNet, and this model has a transformer; set "
+            "model.train.embed_guidance to false"
+        )
+    return not guidance_width(pipeline.unet)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,10 +11,14 @@ from peft import LoraConfig
 from torch import nn
 
 from unifl.errors import UserError, nearest
-from unifl.models.prompts import text_encoder_names
+from unifl.models.denoiser import UNET, denoiser_name, unread_parts
+from unifl.models.prompts import trainable_text_encoders
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-"""Attention projections of a UNet."""
+"""Attention projections of a UNet; in a transformer with joint attention, those of the picture."""
+
+JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+"""Of a transformer with joint attention: those of the picture and of the text."""
 
 CONVOLUTION = ("conv1", "conv2", "conv_shortcut")
 """Convolutions of its residual blocks."""
@@ -32,7 +37,7 @@ class LoraTraining:
     alpha: int | float | None = None
     """The update is multiplied by alpha / rank; none means alpha = rank."""
     target_modules: list[str] = field(default_factory=lambda: list(ATTENTION))
-    """Layers of the UNet that get an adapter: ends of their paths, such as `to_q` or `attn2.to_k`."""
+    """Layers of the denoiser that get an adapter: ends of their paths, such as `to_q` or `attn2.to_k`."""
     conv: bool = False
     """Adapters on the convolutions of the residual blocks as well."""
     text_encoder: bool = False
@@ -46,15 +51,18 @@ def lora_configs(pipeline: Any, settings: LoraTraining, *, is_xl: bool) -> dict[
     """The student's adapters by component.
 
     Raises:
-        UserError: A rank below 1, or target modules that the UNet does not have.
+        UserError: A rank below 1, or target modules that the denoiser does not have.
     """
     if settings.rank < 1:
         raise UserError(f"LoRA rank is {settings.rank}; choose 1 or more (4 to 128 are common)")
     targets = [*settings.target_modules, *(CONVOLUTION if settings.conv else ())]
-    check_targets(pipeline.unet, targets)
-    configs = {"unet": _config(settings, targets)}
+    denoiser = denoiser_name(pipeline)
+    network = getattr(pipeline, denoiser)
+    check_targets(network, targets, of=denoiser)
+    idle = [rf"{re.escape(path)}(\..*)?" for path in unread_parts(network)]
+    configs = {denoiser: _config(settings, targets, exclude="|".join(idle) or None)}
     if settings.text_encoder:
-        for name in text_encoder_names(pipeline):
+        for name in trainable_text_encoders(pipeline):
             # A regular expression fits both layouts of the CLIP encoder in transformers, with and without a
             # leading `text_model`.
             unread = [rf".*\b{path}\..*" for path in unread_layers(pipeline, name, is_xl=is_xl)]
@@ -73,8 +81,13 @@ def unread_layers(pipeline: Any, text_encoder: str, *, is_xl: bool) -> list[str]
     return [f"encoder.layers.{last}", "final_layer_norm"]
 
 
-def check_targets(module: nn.Module, targets: Sequence[str]) -> None:
+def check_targets(module: nn.Module, targets: Sequence[str], *, of: str) -> None:
     """Refuses names that no linear or convolutional layer of the module ends in.
+
+    Args:
+        module: The denoiser.
+        targets: Ends of paths within it.
+        of: Its name in the pipeline.
 
     Raises:
         UserError: With the nearest names that would fit.
@@ -91,9 +104,9 @@ def check_targets(module: nn.Module, targets: Sequence[str]) -> None:
         ends = {end for end in ends if not end.split(".")[0].isdigit()}
         close = nearest(target, sorted(ends))
         hint = f"did you mean {close!r}? " if close else ""
+        where, usual = ("UNet", (*ATTENTION, *CONVOLUTION)) if of == UNET else (of, JOINT_ATTENTION)
         raise UserError(
-            f"LoRA target module {target!r} is not in the UNet; {hint}usual names are "
-            f"{', '.join((*ATTENTION, *CONVOLUTION))}"
+            f"LoRA target module {target!r} is not in the {where}; {hint}usual names are {', '.join(usual)}"
         )
 
 

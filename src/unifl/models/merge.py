@@ -13,6 +13,7 @@ from unifl.errors import UserError
 from unifl.models.adapters import AdapterRoles
 from unifl.models.generator import Generator
 from unifl.models.roles import STUDENT
+from unifl.models.schedule import FlowSchedule, require_diffusion
 from unifl.models.user import UserRoles
 from unifl.process import ConsistencySampler, Spacing
 from unifl.process.flow_map import TIMESTEP_SCALING
@@ -33,11 +34,12 @@ def merged_pipeline(
     Args:
         generator: Left as it is.
         role: Whose weights.
-        spacing: Gives the pipeline a DDIM scheduler with these timesteps; None keeps its own scheduler.
+        spacing: Gives the pipeline a scheduler with these timesteps, see `sampling_scheduler`; None keeps its own.
         consistency: Gives it the scheduler of a consistency model in place of that.
 
     Raises:
-        UserError: No such role, or a model that is told for whom it draws, which no plain weights can do.
+        UserError: No such role, a scheduler that does not go with a flow model, or a model that is told for whom it
+            draws, which no plain weights can do.
     """
     generator.roles.require(role)
     if isinstance(generator.roles, UserRoles):
@@ -63,7 +65,11 @@ def consistency_scheduler(generator: Generator, sampler: ConsistencySampler) -> 
     """The diffusers scheduler whose timesteps and steps are those of a consistency sampler.
 
     gamma of `kind: tcd` is no setting of a scheduler: give it to the pipeline's call, as `eta`.
+
+    Raises:
+        UserError: A flow model.
     """
+    require_diffusion(generator.schedule, wanted_by="a consistency sampler")
     scheduler = {"lcm": LCMScheduler, "tcd": TCDScheduler}[sampler.kind]
     return scheduler.from_config(
         generator.pipeline.scheduler.config,
@@ -74,15 +80,21 @@ def consistency_scheduler(generator: Generator, sampler: ConsistencySampler) -> 
     )
 
 
-def sampling_scheduler(generator: Generator, spacing: Spacing) -> DDIMScheduler:
-    """The diffusers scheduler whose timesteps are those of this project's DDIM.
+def sampling_scheduler(generator: Generator, spacing: Spacing) -> SchedulerMixin:
+    """The diffusers scheduler whose timesteps are those of this project's sampler: DDIM, or a flow model's own.
 
     With leading spacing, and with trailing spacing where n divides T, its steps are the same too. With any other n
     trailing steps differ a little: diffusers' DDIM goes down T // n indices, which misses the next timestep of its
     own trailing grid, and here a step ends where the next one starts (docs/conformance.md).
 
     The last step goes to sigma = 0 (`set_alpha_to_one`), and x0 is not clipped: latents are not pictures.
+
+    Raises:
+        UserError: Leading spacing for a flow model.
     """
+    if isinstance(generator.schedule, FlowSchedule):
+        generator.schedule.check_spacing(spacing)
+        return copy.deepcopy(generator.pipeline.scheduler)
     return DDIMScheduler.from_config(
         generator.pipeline.scheduler.config,
         timestep_spacing=spacing,

@@ -2,7 +2,7 @@
 
 A *role* says whose weights an evaluation uses: `student` (the weights that train), `reference` and `teacher` (what
 the user started from), `ema` and `old` (weights that follow the student). A *component* is a network of the pipeline:
-`unet`, `text_encoder`, `text_encoder_2`.
+`unet` or `transformer`, `text_encoder`, `text_encoder_2`.
 
 Three ways to keep them apart:
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from unifl.disk import require_free_space
 from unifl.errors import UserError
 from unifl.models.adapters import AdapterRoles
+from unifl.models.denoiser import UNET
 from unifl.models.generator import Generator
 from unifl.models.merge import merged_pipeline
 from unifl.models.roles import STUDENT
@@ -59,7 +60,8 @@ def save_pipeline(
         generator: The model.
         folder: Made if needed.
         role: Whose weights.
-        spacing: Ships a DDIM scheduler with these timesteps; None ships the scheduler of the start.
+        spacing: Ships a DDIM scheduler with these timesteps; None ships the scheduler of the start, and a flow model
+            ships it in any case.
         consistency: Ships the scheduler of a consistency model in place of that.
 
     Returns:
@@ -77,7 +79,7 @@ def save_pipeline(
 
 
 def save_lora(generator: Generator, folder: str | Path, *, role: str = STUDENT) -> Path:
-    """Saves what was trained as LoRA: for `pipe.load_lora_weights(folder)`, and once more in kohya's key format.
+    """Saves what was trained as LoRA: for `pipe.load_lora_weights(folder)`, and for a UNet in kohya's key format too.
 
     A LoRA that the run started from is part of the files: on the model without it they give what was trained.
     The two updates of a layer are stacked, which is exact and adds up their ranks.
@@ -88,7 +90,7 @@ def save_lora(generator: Generator, folder: str | Path, *, role: str = STUDENT) 
         role: "student", "ema" or "old"; "reference" where there was a LoRA to start from.
 
     Returns:
-        The folder, with `pytorch_lora_weights.safetensors` and `pytorch_lora_weights_kohya.safetensors`.
+        The folder, with `pytorch_lora_weights.safetensors` and, for a UNet, `pytorch_lora_weights_kohya.safetensors`.
 
     Raises:
         UserError: The generator has no adapters, no such role, a role without a LoRA, or the LoRA it started from is
@@ -103,7 +105,9 @@ def save_lora(generator: Generator, folder: str | Path, *, role: str = STUDENT) 
     updates = {name: found for name, found in updates.items() if found}
     if not updates:
         raise UserError(f"the role {role!r} is the model without any LoRA; save the student, ema or old")
-    packed = {name: _peft_keys(found, is_text=name != "unet") for name, found in updates.items()}
+    packed = {
+        name: _peft_keys(found, is_text=name.startswith("text_encoder")) for name, found in updates.items()
+    }
     size = sum(t.numel() * t.element_size() for state in packed.values() for t in state.values())
     require_free_space(folder, 2 * size + 2**20)
 
@@ -113,11 +117,12 @@ def save_lora(generator: Generator, folder: str | Path, *, role: str = STUDENT) 
         arguments[f"{name}_lora_layers"] = state
         arguments[f"{name}_lora_adapter_metadata"] = _metadata(updates[name])
     type(generator.pipeline).save_lora_weights(str(folder), weight_name=LORA_FILE, **arguments)
-    save_file(
-        _kohya(updates, is_xl=generator.is_xl),
-        str(Path(folder) / KOHYA_FILE),
-        metadata={"format": "pt"},
-    )
+    if generator.denoiser == UNET:
+        save_file(
+            _kohya(updates, is_xl=generator.is_xl),
+            str(Path(folder) / KOHYA_FILE),
+            metadata={"format": "pt"},
+        )
     return Path(folder)
 
 
@@ -200,7 +205,7 @@ def _kohya(updates: dict[str, dict[str, _Update]], *, is_xl: bool) -> dict[str, 
     state: dict[str, Tensor] = {}
     for name, found in updates.items():
         for path, update in found.items():
-            layer = _peft_keys({path: update}, is_text=name != "unet")
+            layer = _peft_keys({path: update}, is_text=name != UNET)
             converted = convert_state_dict_to_kohya(
                 {f"{name}.{key}": tensor for key, tensor in layer.items()}
             )

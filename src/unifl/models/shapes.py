@@ -25,7 +25,6 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from unifl.errors import UserError, nearest
-from unifl.models.load import PIPELINES
 from unifl.models.prompts import TEXT_ENCODERS
 
 FAMILIES_BY_NAME = {
@@ -36,6 +35,8 @@ FAMILIES_BY_NAME = {
     "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
 }
 """Hub names whose shapes are known without asking the hub."""
+
+_PLANNED = {kind.__name__: kind for kind in (StableDiffusionPipeline, StableDiffusionXLPipeline)}
 
 _PROMPT_LENGTH = 77
 _NOISE = {
@@ -193,9 +194,9 @@ def _from_configs(source: str) -> Any:
             warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks")
             index = DiffusionPipeline.load_config(source)
         name = index["_class_name"]
-        if name not in PIPELINES:
+        if name not in _PLANNED:
             raise UserError(
-                f"pipelines of class {name} are not supported; supported are {', '.join(PIPELINES)}"
+                f"shapes of pipelines of class {name} are not supported; known are those of {', '.join(_PLANNED)}"
             )
         unet = UNet2DConditionModel.load_config(source, subfolder="unet")
         vae = AutoencoderKL.load_config(source, subfolder="vae")
@@ -215,7 +216,7 @@ def _from_configs(source: str) -> Any:
         ) from error
     kinds = {kind.__name__: kind for kind in (CLIPTextModel, CLIPTextModelWithProjection)}
     return _assembled(
-        PIPELINES[name],
+        _PLANNED[name],
         unet=_on_meta(lambda: UNet2DConditionModel.from_config(unet)),
         vae=_on_meta(lambda: AutoencoderKL.from_config(vae)),
         text={part: _text(kinds[kind], config) for part, (kind, config) in texts.items()},

@@ -12,3 +12,4 @@ from unifl.sampling.rollout import RolloutConfig as RolloutConfig
 from unifl.sampling.rollout import image_rollout as image_rollout
 from unifl.sampling.rollout import prompt_rollout as prompt_rollout
 from unifl.sampling.sampler import sample as sample
+from unifl.sampling.sampler import sampling_times as sampling_times

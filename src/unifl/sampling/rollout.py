@@ -18,7 +18,7 @@ from torch import Tensor
 from unifl.errors import UserError
 from unifl.models.conditioning import Conditioning, Prediction
 from unifl.models.generator import Generator
-from unifl.process import Spacing, ddim_step, time_grid
+from unifl.process import Spacing, ddim_step
 from unifl.randomness import Key
 from unifl.sampling.guidance import FixedGuidance, Guidance, NoGuidance, RangeGuidance, halves
 
@@ -200,7 +200,7 @@ def image_rollout(
     """
     if not 1 <= start <= num_steps:
         raise UserError(f"start is {start}; choose 1 to {num_steps} (num_steps)")
-    first = _grid(generator, num_steps, spacing)[num_steps - start].to(latents)
+    first = generator.schedule.times(num_steps, spacing)[num_steps - start].to(latents)
     noise = key.normal(f"{purpose}/noise", latents.shape[1:], device=latents.device, dtype=latents.dtype)
     return _descend(
         generator,
@@ -231,10 +231,10 @@ def _descend(
     negative: Conditioning | None,
     role: str,
 ) -> Rollout:
-    """DDIM from the state with `start` evaluations to go down to the one with `stop` + 1, which gets the graph."""
+    """DDIM (for a flow: Euler) from the state with `start` evaluations to go to that with `stop` + 1, with a graph."""
     if not 0 <= stop < start:
         raise UserError(f"stop is {stop}; choose 0 to {start - 1} (the rollout has {start} steps to go)")
-    grid = _grid(generator, num_steps, spacing).to(x_t.device)
+    grid = generator.schedule.times(num_steps, spacing).to(x_t.device)
     first, last = num_steps - start, num_steps - 1 - stop
     with torch.no_grad():
         for index in range(first, last):
@@ -246,7 +246,3 @@ def _descend(
         role, x_t, grid[last].expand(len(x_t)), cond, guidance=graded, negative=negative
     )
     return Rollout(prediction, tuple(grid[first : last + 1].tolist()), graded)
-
-
-def _grid(generator: Generator, num_steps: int, spacing: Spacing) -> Float[Tensor, " points"]:
-    return time_grid(num_steps, spacing, generator.num_train_timesteps, generator.steps_offset)

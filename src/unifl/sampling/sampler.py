@@ -12,7 +12,8 @@ from torch import Tensor
 from unifl.errors import UserError
 from unifl.models.conditioning import Conditioning, Prediction
 from unifl.models.generator import Generator
-from unifl.process import ConsistencySampler, Spacing, ddim_step, time_grid
+from unifl.models.schedule import require_diffusion
+from unifl.process import ConsistencySampler, Spacing, ddim_step
 from unifl.randomness import Key
 
 
@@ -34,6 +35,8 @@ def sample(
     progress: Callable[[int, int], None] | None = None,
 ) -> Float[Tensor, "n 3 h w"]:
     """Draw one picture per prompt, with deterministic DDIM unless a consistency sampler is given.
+
+    For a flow model the same steps are those of Euler, at the times of its own scheduler.
 
     The noise of a picture depends on (seed, index) alone: not on the batch size, the order, the number of steps
     or the weights. Two models sampled with the same seed are therefore paired picture by picture.
@@ -75,10 +78,7 @@ def sample(
         raise UserError(f"batch_size is {batch_size}; it must be at least 1")
     if not guidance >= 0:
         raise UserError(f"guidance is {guidance}; it must be 0 or more (1 is no guidance)")
-    if consistency is None:
-        grid = time_grid(num_steps, spacing, generator.num_train_timesteps, generator.steps_offset)
-    else:
-        grid = consistency.times(num_steps, generator.num_train_timesteps)
+    grid = sampling_times(generator, num_steps, spacing, consistency)
     pictures = []
     for start in range(0, len(prompts), batch_size):
         some = list(prompts[start : start + batch_size])
@@ -100,6 +100,20 @@ def sample(
         if progress is not None:
             progress(start + len(some), len(prompts))
     return torch.cat(pictures)
+
+
+def sampling_times(
+    generator: Generator, num_steps: int, spacing: Spacing, consistency: ConsistencySampler | None
+) -> Float[Tensor, " n"]:
+    """The times that `sample` visits; without a consistency sampler the last is 0, where nothing is evaluated.
+
+    Raises:
+        UserError: Settings that do not go with the model.
+    """
+    if consistency is None:
+        return generator.schedule.times(num_steps, spacing)
+    require_diffusion(generator.schedule, wanted_by="a consistency sampler")
+    return consistency.times(num_steps, generator.num_train_timesteps)
 
 
 def _descend(
