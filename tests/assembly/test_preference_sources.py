@@ -99,9 +99,9 @@ def test_judged_pictures(tmp_path, monkeypatch, generator):
     ]
     write_jsonl(tmp_path / "metadata.jsonl", rows)
     found = opened("path: .", generator)
-    assert isinstance(found[0], Judged) and [found[row].score for row in (0, 1)] == [1.0, 0.0]
+    assert isinstance(found[0], Judged) and [found[row].score for row in (0, 1)] == found.scores == [1.0, 0.0]
     encoded = opened("{path: ., encode: {folder: cache}}", generator)
-    assert encoded[0].score == 1.0 and encoded[1].prompt == "cat"
+    assert encoded[0].score == 1.0 and encoded[1].prompt == "cat" and encoded.scores == [1.0, 0.0]
     with pytest.raises(UserError, match=r"data\.pairs: filters, ties and allow_duplicates are for pairs"):
         opened("{path: ., ties: keep}", generator)
 

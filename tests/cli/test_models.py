@@ -166,7 +166,10 @@ WRONG = {
     "no run": (("report", "gone"), "gone is not a folder; give the folder of a run"),
     "nothing to push": (("push", "gone", "me/mine"), "there is no folder gone"),
     "bad repository": (("push", "tiny", "mine"), "'mine' is no repository; write owner/name"),
-    "no benchmark": (("bench", "unfil"), "there is no benchmark 'unfil'; there are: unifl, rg-lcd"),
+    "no benchmark": (
+        ("bench", "unfil"),
+        "there is no benchmark 'unfil'; there are: unifl, rg-lcd, preference",
+    ),
 }
 
 

@@ -387,3 +387,19 @@ def test_pairs_are_checked_before_they_are_used(tmp_path):
     with pytest.raises(IndexError):
         kept[1]
     assert set(COLOURS) == set("abcde")
+
+
+def test_large_columns_are_closed_before_the_next_is_open(tmp_path, monkeypatch):
+    """Two places stay open, since pairs lie in two columns, and more only while they are small."""
+    path = tmp_path / "pairs.parquet"
+    values = [bytes([number]) * 1000 for number in range(100)]
+    pq.write_table(pa.table({"jpg_0": values, "jpg_1": values}), path, row_group_size=10)
+    order = np.random.default_rng(0).integers(100, size=60).tolist()
+    for held, most in ((2**28, 8), (1000, 2)):
+        monkeypatch.setattr("unifl.data.preferences.parquet_reader._HELD", held)
+        reader, seen = ParquetReader(), []
+        for row in order:
+            for column in ("jpg_0", "jpg_1"):
+                assert reader.value(path, column, row) == values[row]
+                seen.append(len(reader._cursors))
+        assert max(seen) == most

@@ -87,11 +87,10 @@ def assemble(recipe: Recipe, *, device: str | torch.device | None = None) -> Ass
     if recipe.levels is not None:
         levels.require_levels(recipe.levels)
     generator = _generator(recipe, place)
-    how = recipe.sampling
-    sampling_times(
-        generator, how.num_steps, how.spacing, how.consistency
-    )  # refuses what the model does not go with
     critics |= _own_critics(recipe, generator)
+    how = recipe.sampling
+    # refuses what the model does not go with
+    sampling_times(generator, how.num_steps, how.spacing, how.consistency)
     # rewards see the pictures of pairs at the size at which they will see the model's
     recipe = levels.with_levels(recipe, rewards, device=place, resolution=_side(generator))
     data = {

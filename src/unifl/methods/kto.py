@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from unifl.data.judged import EncodedJudged, Judged
@@ -104,8 +105,9 @@ class KTO:
             weight_disliked=config.weight_disliked,
             utility=config.utility,
         )
-        right = (compared.rho.detach() > baseline) == liked
-        metrics: dict[str, float | Tensor] = {"accuracy": right.float().mean(), "baseline": float(baseline)}
+        gain = (compared.rho.detach() - baseline) * torch.where(liked, 1.0, -1.0)
+        right = (gain > 0).float() + (gain == 0).float() / 2
+        metrics: dict[str, float | Tensor] = {"accuracy": right.mean(), "baseline": float(baseline)}
         for name, those in (("liked", liked), ("disliked", ~liked)):
             if those.any():
                 metrics[f"error/{name}"] = compared.error.detach()[those].mean()

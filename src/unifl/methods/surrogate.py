@@ -10,6 +10,7 @@ resolutions. Winner and loser of a pair have the same t and the same eps (Wallac
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -161,14 +162,20 @@ class Surrogate:
     def _times(self, key: Key) -> Float[Tensor, " b"]:
         if self.config.times == "logit_normal":
             return torch.sigmoid(key.normal("surrogate/time", (1,))[:, 0]).clamp(min=self.space.earliest)
+        grid = self._grid()
+        return grid[key.integers("surrogate/time", 0, len(grid))]
+
+    def _grid(self) -> Float[Tensor, " m"]:
+        """The times that a uniform draw takes, from the first that the space has."""
         points = self.config.grid_steps or self.generator.num_train_timesteps
-        lowest = max(1, -int(-self.space.earliest * points // 1))  # the first grid point that the space has
-        return key.integers("surrogate/time", lowest, points + 1).float() / points
+        lowest = max(1, math.ceil(self.space.earliest * points))
+        return torch.arange(lowest, points + 1) / points
 
     def count(self, count: Evaluations, copies: int) -> None:
         """Evaluations per training step, for so many samples per row."""
         if isinstance(self.config.states, InvertedStates):
-            count.add("unet forward", copies * self.config.states.evaluations)
+            # a logit-normal time is as often above 1 - k as below k: the mean is that of a uniform one
+            count.add("unet forward", copies * self.config.states.evaluations(self._grid()))
         if self._reference is not None:
             count.add("unet forward", copies)
         count.add("unet forward+backward", copies)

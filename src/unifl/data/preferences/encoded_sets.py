@@ -127,6 +127,11 @@ class EncodedJudgedSet:
             raise IndexError(row)
         return EncodedJudged(self.cache[int(self._picture[row])], float(self.index.score[row]))
 
+    @property
+    def scores(self) -> list[float]:
+        """The score of every row; the cache is not read."""
+        return [float(score) for score in self.index.score]
+
     def name(self, row: int) -> str:
         """What errors call a row."""
         return self.index.name(row)

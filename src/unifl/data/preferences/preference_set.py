@@ -179,6 +179,11 @@ class JudgedSet:
         picture = fit_picture(index.pictures.picture(int(index.picture[row])), self.resolution)
         return Judged(index.prompts.at(row) or "", to_tensor(picture), float(index.score[row]))
 
+    @property
+    def scores(self) -> list[float]:
+        """The score of every row; no picture is read."""
+        return [float(score) for score in self.index.score]
+
     def name(self, row: int) -> str:
         """What errors call a row."""
         return self.index.name(row)
