@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -171,9 +174,12 @@ def test_methods_that_count_in_timesteps_refuse_a_flow(make, sources):
             build(make("sd3"), config, sources=sources)
 
 
-def test_features_of_a_unet_are_not_those_of_a_transformer(make, pairs):
+def test_features_of_a_transformer_are_those_of_a_block_that_is_named(make, pairs):
     config = PreferenceConfig(objective=DPO(), space=NCPConfig())
     with pytest.raises(
-        UserError, match="down path of a UNet, and this model has a transformer.*kind: latent"
+        UserError, match="layer is down_last, which is of UNets, and this model is a transformer; name one"
     ):
         Preference(make("sd3"), config, sources={"pairs": pairs})
+    method = Preference(make("sd3"), replace(config, space=NCPConfig(layer=1)), sources={"pairs": pairs})
+    output = method.step("student", MicroBatch(Key(0, 0, (0, 1)), {"pairs": [pairs[0], pairs[1]]}))
+    assert float(output.losses["preference"].detach()) == pytest.approx(math.log(2), rel=1e-5)

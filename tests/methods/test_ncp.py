@@ -35,8 +35,9 @@ class Case:
         for role in ("reference", *self.space.roles):
             self.generator.roles.add(role)
         self.t = torch.tensor(t, dtype=dtype).repeat(2)
-        x0 = normal(len(self.t), 4, 8, 8, seed=0).to(dtype)
-        eps = normal(len(t), 4, 8, 8, seed=1).to(dtype).repeat(2, 1, 1, 1)
+        shape = self.generator.latent_shape
+        x0 = normal(len(self.t), *shape, seed=0).to(dtype)
+        eps = normal(len(t), *shape, seed=1).to(dtype).repeat(2, 1, 1, 1)
         self.cond = self.generator.encode_prompts(PROMPTS[: len(t)], role="reference").repeat(2)
         self.args = (x0, eps, self.generator.process.add_noise(x0, eps, self.t), self.t, self.cond)
 
@@ -245,9 +246,21 @@ def test_a_flow_is_normalised_by_its_step(states):
     assert bool(((found > 1e-3) & (found < 0.1)).all())
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_half_precision_is_rounding_noise_and_says_so(precision):
+def relative_errors(case, **settings):
     """Beside float64, for errors of the prediction of 0.3, 0.1 and 0.03."""
+    exact, off = Case(dtype=torch.float64, **settings), {}
+    exact.generator.pipeline.unet.to(torch.float64)
+    for size in (0.3, 0.1, 0.03):
+        error = size * normal(4, 4, 8, 8, seed=2)
+        with torch.no_grad():
+            found = case.space.distance(case.off_by(error), case.truth())
+            right = exact.space.distance(exact.off_by(error.double()), exact.truth())
+        off[size] = float((found / right - 1).abs().max())
+    return off
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_small_step_in_half_precision_is_rounding_noise_and_says_so(precision):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         case = Case(precision=precision)
@@ -257,21 +270,21 @@ def test_half_precision_is_rounding_noise_and_says_so(precision):
         spacing = {"bfloat16": "0.008", "float16": "0.001"}[precision]
         assert f"space.precision is {precision}: an error of 0.1 in the prediction moves the input" in told[0]
         assert f"by 0.0004 to 0.002 (median 0.0006), and values near 1 are {spacing} apart" in told[0]
-    exact = Case(dtype=torch.float64)
-    exact.generator.pipeline.unet.to(torch.float64)
-    off = {}
-    for size in (0.3, 0.1, 0.03):
-        error = size * normal(4, 4, 8, 8, seed=2)
-        with torch.no_grad():
-            found = case.space.distance(case.off_by(error), case.truth())
-            right = exact.space.distance(exact.off_by(error.double()), exact.truth())
-        off[size] = float((found / right - 1).abs().max())
+    off = relative_errors(case)
     if precision == "float32":
         assert max(off.values()) < 2e-3
     elif precision == "bfloat16":
         assert off[0.3] > 20 and off[0.1] > 200 and off[0.03] > 2000
     else:
         assert off[0.3] > 0.3 and off[0.1] > 3 and off[0.03] > 30
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("bfloat16", 1.0), ("float16", 0.05)])
+def test_a_large_step_in_half_precision_is_not(precision, limit):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        case = Case(precision=precision, states="renoise")
+    assert relative_errors(case, states="renoise")[0.1] < limit
 
 
 def test_the_cost_is_that_of_the_encoder():
@@ -303,3 +316,20 @@ def test_a_space_comes_from_its_config():
     assert make_space(NCPConfig(encoder="random"), generator).roles == ()
     with pytest.raises(UserError, match="layer is 3: blocks go by number in transformers"):
         make_space(load({"layer": 3}, NCPConfig), generator)
+
+
+@pytest.mark.parametrize("states", STATES)
+def test_a_transformer_compares_what_a_block_hands_on(states):
+    case = Case("sd3", layer=1, states=states)
+    truth = case.truth()
+    assert torch.equal(case.space.distance(case.off_by(0.0), truth), torch.zeros(4))
+    with torch.no_grad():
+        reference = case.space.distance(case.says("reference"), truth)
+    student = case.space.distance(case.says(), truth)
+    assert torch.equal(student.detach(), reference) and bool((reference > 0).all())
+    case.disturb()
+    case.space.distance(case.says(), truth).sum().backward()
+    own = case.generator.trainable_parameters()
+    assert max(float(p.grad.abs().max()) for p in own.values() if p.grad is not None) > 0
+    mine = {id(p) for p in own.values()}
+    assert all(p.grad is None for p in case.generator.pipeline.transformer.parameters() if id(p) not in mine)

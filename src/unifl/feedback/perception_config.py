@@ -122,7 +122,7 @@ class DenoiserConfig:
     kind: Literal["denoiser"] = "denoiser"
     layer: Literal["down_last", "mid", "all_down"] | int = "mid"
     """Of the U-Net: its mid block (the best in arXiv 2401.00110), the last down block, or all that its down path hands
-    on."""
+    on. A number is a block of a transformer, from 0."""
     times: tuple[float, float] = (0.1, 0.7)
     """Range of the time t that both are noised to; 1 is noise. Small ones show detail, large ones composition."""
     seed: int = 0
