@@ -34,7 +34,11 @@ def test_the_command_line_answers_without_heavy_imports():
 
 @pytest.mark.parametrize(
     "command",
-    [*((name,) for name in COMMANDS), ("world", "build"), ("world", "show"), ("prompts", "select")],
+    [
+        *((name,) for name in COMMANDS),
+        *(("world", name) for name in ("build", "show", "preferences")),
+        ("prompts", "select"),
+    ],
 )
 def test_every_help_text_has_an_example(unifl, command):
     result = unifl(*command, "--help")

@@ -7,10 +7,12 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
-from unifl.data import Sample
+from unifl.data import Pair, Sample
 from unifl.feedback import LayoutCritic, NetworkFeedback
 from unifl.feedback.networks import RewardNetwork, SegmentationNetwork, SharedTrunk
 from unifl.methods.pictures import DecodeConfig
+from unifl.methods.preference import Preference, PreferenceConfig
+from unifl.methods.spaces import NCPConfig
 from unifl.methods.unifl import UniFL
 from unifl.methods.unifl_config import AdversarialConfig, AestheticConfig, PerceptualConfig, UniFLConfig
 from unifl.models import FullTraining, LoraTraining, make_generator
@@ -201,3 +203,36 @@ def test_networks_are_put_back_and_those_with_weights_are_left_alone():
     real = {"net": nn.Linear(2, 2)}
     with stand_ins(real, _method("lora", shapes=False, checkpointing=False).generator.roles):
         assert "forward" not in vars(real["net"])
+
+
+@pytest.mark.parametrize(
+    ("how", "checkpointing", "dtype"),
+    [
+        ("lora", False, torch.bfloat16),
+        pytest.param("lora", True, torch.bfloat16, marks=pytest.mark.slow),
+        pytest.param("lora", True, torch.float32, marks=pytest.mark.slow),
+        pytest.param("full", False, torch.float32, marks=pytest.mark.slow),
+    ],
+)
+def test_an_encoder_that_is_called_by_itself_is_counted(how, checkpointing, dtype):
+    """NCP-DPO sees features of the U-Net's down path, in float32 whatever the weights are kept in."""
+
+    def method_of(shapes):
+        pipeline = _narrow_sdxl(2)
+        pipeline.unet.to(dtype)
+        if shapes:
+            for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
+                getattr(pipeline, name).to("meta")
+        generator = make_generator(pipeline, train=HOW[how], resolution=SIDE, mixed_precision="bf16")
+        grey = torch.full((3, SIDE, SIDE), 0.5)
+        config = PreferenceConfig(space=NCPConfig())
+        method = Preference(generator, config, sources={"pairs": [Pair("a cat", grey, grey)]})
+        if checkpointing:
+            generator.enable_gradient_checkpointing()
+        return method
+
+    config = TrainingConfig(train_batch_size=2, mixed_precision="bf16")
+    planned, real = (plan(method_of(shapes), config) for shapes in (True, False))
+    assert planned.total_memory == pytest.approx(real.total_memory, rel=0.15)
+    found, expected = (sum(one.activations.values()) for one in (planned, real))
+    assert found == pytest.approx(expected, rel=0.15)

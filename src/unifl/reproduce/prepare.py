@@ -23,19 +23,14 @@ from unifl.feedback.latent_proxy_fit import ProxyFitConfig
 from unifl.models import load_generator
 from unifl.randomness import permutation
 from unifl.reproduce.unknown import fit_critic
-from unifl.sampling import sample
 from unifl.world.assets import PIPELINE, baselines, load_judge, load_source
 from unifl.world.baselines import as_json, best_setting
-from unifl.world.preferences import write_preferences
+from unifl.world.preference_drawing import draw_preferences
 from unifl.world.scenes import sample_prompts
 
 BASELINE_PROMPTS, BASELINE_SEED = 200, 51
 """Training prompts on which the validation judge chooses how the packaged model is sampled."""
 PROXY_STEPS, LONG_PROXY_STEPS = 200, 1000
-COMPARED_PROMPTS, COMPARED_PICTURES, COMPARED_SEED = 600, 4, 71
-"""Training prompts of preference data, pictures of each, and the seed of prompts, noise and people."""
-COMPARED_GUIDANCE = 2.0
-"""At the model's best guidance the pictures of a prompt are too much alike for people to prefer one."""
 NUM_SELECTED, SIMILARITY = 128, 0.8
 """Prompts of each list, and the largest cosine that two actively selected ones may have."""
 
@@ -97,21 +92,8 @@ def _proxy(folder: Path, runs: Path, *, name: str = "proxy", steps: int = PROXY_
 
 def _preferences(folder: Path, runs: Path) -> None:
     """Pictures of the packaged model, compared by scripted people; the same for all training seeds."""
-    target = runs / "preferences"
-    if (target / "metadata.jsonl").is_file():
-        return
-    generator = load_generator(PIPELINE, roles=(), mixed_precision="bf16")
-    prompts = sample_prompts(COMPARED_PROMPTS, seed=COMPARED_SEED, held_out=False)
-    pictures = sample(
-        generator,
-        [prompt for prompt in prompts for _ in range(COMPARED_PICTURES)],
-        seed=COMPARED_SEED,
-        num_steps=20,
-        guidance=COMPARED_GUIDANCE,
-        spacing=baselines()["20"]["best"]["spacing"],
-    )
-    compared = pictures.reshape(COMPARED_PROMPTS, COMPARED_PICTURES, *pictures.shape[1:])
-    write_preferences(target, load_judge("annotator"), compared, prompts, seed=COMPARED_SEED)
+    if not (runs / "preferences" / "metadata.jsonl").is_file():
+        draw_preferences(runs / "preferences")
 
 
 def _prompts(folder: Path, runs: Path) -> None:
