@@ -104,7 +104,9 @@ def test_what_is_compared_differs_in_what_the_claim_is_about(tmp_path):
     assert latent == ncp
     everything, absolute = recipe("ncp-dpo"), recipe("ncp-dpo-absolute")
     assert absolute.data["pairs"].filters.absolute_winners
+    assert absolute.data["pairs"].filters.latest_losers
     absolute.data["pairs"].filters = everything.data["pairs"].filters
+    absolute.data["pairs"].encode = everything.data["pairs"].encode
     assert everything == absolute
     at = checkpoints_of("sft")
     assert at[1.0] == steps_of("sft") and all(step % at[0.25] == 0 for step in at.values())

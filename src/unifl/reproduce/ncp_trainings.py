@@ -29,7 +29,11 @@ RATES, WEIGHTS = ("3e-4", "1e-3", "3e-3"), ("0.1", "1", "10")
 GRID_STEPS = 60
 
 _NCP = "method.space={kind: ncp}"
-_ABSOLUTE = "data.pairs.filters={absolute_winners: true}"
+_ABSOLUTE = (
+    "data.pairs.filters={absolute_winners: true, latest_losers: true}",
+    "data.pairs.encode.folder=$runs/absolute-cache",
+)
+"""Pictures that won all their comparisons, each against the one that it met last: a tenth of the data."""
 _LOOK = Look(num_steps=20)
 _COMMON = (
     "data.pairs.path=$runs/preferences",
@@ -85,8 +89,8 @@ def trainings() -> tuple[Training, ...]:
         Training(name="base", needs=("baselines",), looks=(_LOOK,)),
         _trained("dpo"),
         _trained("ncp-dpo", _NCP),
-        _trained("dpo-absolute", _ABSOLUTE, like="dpo"),
-        _trained("ncp-dpo-absolute", _NCP, _ABSOLUTE, like="ncp-dpo"),
+        _trained("dpo-absolute", *_ABSOLUTE, like="dpo"),
+        _trained("ncp-dpo-absolute", _NCP, *_ABSOLUTE, like="ncp-dpo"),
         *_tuned(),
         *_grid(),
         *(
