@@ -104,6 +104,32 @@ def test_the_python_of_the_page_about_distillation_runs(tmp_path, monkeypatch, c
     assert found["image"].size == (32, 32)
 
 
+def test_the_python_of_the_page_about_preferences_runs(tmp_path, monkeypatch, capsys):
+    """On a tiny model, small pictures and for two steps, otherwise as printed."""
+    code = _python_blocks(DOCS / "preference.md")
+    for printed, used in (
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", str(tiny_folder("sd15", tmp_path / "model"))),
+        ("resolution=512", "resolution=32"),
+        ("max_train_steps=1000", "max_train_steps=2"),
+    ):
+        assert printed in code
+        code = code.replace(printed, used)
+    (tmp_path / "pairs").mkdir()
+    for number in range(3):
+        (tmp_path / "pairs" / f"{number}.png").write_bytes(_picture(40, 40))
+    rows = [f'{{"prompt": "a cat", "chosen": "0.png", "rejected": "{number}.png"}}\n' for number in (1, 2)]
+    (tmp_path / "pairs" / "metadata.jsonl").write_text("".join(rows))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "preferences.py").write_text(code)
+    runpy.run_path("preferences.py", run_name="preferences")
+    printed = capsys.readouterr().out
+    assert "'unet encoder forward': 4" in printed
+    assert re.search(
+        r"^step 1: winners lead in 0\.50, their error has risen by 0\.00000$", printed, flags=re.M
+    )
+    assert (tmp_path / "runs" / "ncp_dpo" / "lora" / "pytorch_lora_weights.safetensors").exists()
+
+
 def _picture(height, width):
     content = io.BytesIO()
     Image.new("RGB", (width, height), "red").save(content, "PNG")
