@@ -46,7 +46,7 @@ class PairRows:
     ) -> None:
         self._generator, self._rows, self._key = generator, rows, key
         self._dropped = dropped_captions(key, caption_dropout)
-        device = generator.device
+        self._device = device = generator.device  # once: diffusers visits every module of the denoiser to tell
         self.tie: Bool[Tensor, " b"] = torch.tensor([row.tie for row in rows], device=device)
         self.strength: Float[Tensor, " b"] = torch.tensor([row.strength for row in rows], device=device)
 
@@ -54,7 +54,7 @@ class PairRows:
         """Winners and then losers (2b), or winners alone (b), drawn from the posterior with shared noise."""
         sides = ("win", "lose") if losers else ("win",)
         items = [getattr(row, side) for side in sides for row in self._rows]
-        return _drawn(self._generator, items, self._key)
+        return _drawn(self._generator, items, self._key, self._device)
 
     def cond(
         self, *, copies: int, users: UserEmbeddings | None = None, user_dropout: float = 0.0
@@ -71,9 +71,9 @@ class PairRows:
         """
         prompts = [row.prompt for row in self._rows]
         kept = [row.win for row in self._rows if isinstance(row, EncodedPair)]
-        cond = _encoded_prompts(self._generator, prompts, kept, self._dropped)
+        cond = _encoded_prompts(self._generator, prompts, kept, self._dropped, self._device)
         if users is not None:
-            told = users.batch([row.user for row in self._rows]).to(self._generator.device)
+            told = users.batch([row.user for row in self._rows]).to(self._device)
             cond = drop_users(replace(cond, user=told), user_dropout, self._key)
         return cond.repeat(copies)
 
@@ -85,7 +85,7 @@ class PairRows:
             return None
         size = self._generator.latent_shape[1:]
         scaled = [_at_latents(mask, size) for mask in masks]
-        return torch.stack(scaled)[:, None].to(self._generator.device)
+        return torch.stack(scaled)[:, None].to(self._device)
 
 
 class JudgedRows:
@@ -99,18 +99,20 @@ class JudgedRows:
         self, generator: Generator, rows: Sequence[Judged] | Sequence[EncodedJudged], key: Key
     ) -> None:
         self._generator, self._rows, self._key = generator, rows, key
-        self.score: Float[Tensor, " b"] = torch.tensor([row.score for row in rows], device=generator.device)
+        self._device = generator.device
+        self.score: Float[Tensor, " b"] = torch.tensor([row.score for row in rows], device=self._device)
 
     def latents(self) -> Float[Tensor, "b c h w"]:
         """Drawn from the posterior."""
         items = [row.sample if isinstance(row, EncodedJudged) else row.image for row in self._rows]
-        return _drawn(self._generator, items, self._key)
+        return _drawn(self._generator, items, self._key, self._device)
 
     def cond(self) -> Conditioning:
         """Encoded prompts."""
         prompts = [row.sample.prompt if isinstance(row, EncodedJudged) else row.prompt for row in self._rows]
         kept = [row.sample for row in self._rows if isinstance(row, EncodedJudged)]
-        return _encoded_prompts(self._generator, prompts, kept, torch.zeros(len(prompts), dtype=torch.bool))
+        dropped = torch.zeros(len(prompts), dtype=torch.bool)
+        return _encoded_prompts(self._generator, prompts, kept, dropped, self._device)
 
 
 def check_judged(
@@ -151,27 +153,31 @@ def check_judged(
 
 
 def _drawn(
-    generator: Generator, items: Sequence[Tensor | EncodedSample], key: Key
+    generator: Generator, items: Sequence[Tensor | EncodedSample], key: Key, device: torch.device
 ) -> Float[Tensor, "n c h w"]:
     """Latents of n pictures; what stands in one row of the key shares its noise."""
     if isinstance(items[0], EncodedSample):
         batch: EncodedBatch = collate_encoded([item for item in items if isinstance(item, EncodedSample)])
-        mean, std = batch.mean.to(generator.device), batch.std.to(generator.device)
+        mean, std = batch.mean.to(device), batch.std.to(device)
     else:
         pictures = torch.stack([item for item in items if isinstance(item, Tensor)])
-        mean, std = generator.posterior(pictures.to(generator.device))
+        mean, std = generator.posterior(pictures.to(device))
     noise = key.normal("posterior", mean.shape[1:], device=mean.device)
     return mean + std * noise.repeat(len(items) // len(key), 1, 1, 1)
 
 
 def _encoded_prompts(
-    generator: Generator, prompts: list[str], kept: list[EncodedSample], dropped: Bool[Tensor, " b"]
+    generator: Generator,
+    prompts: list[str],
+    kept: list[EncodedSample],
+    dropped: Bool[Tensor, " b"],
+    device: torch.device,
 ) -> Conditioning:
     if not kept or kept[0].embeds is None:
         shown = ["" if gone else prompt for prompt, gone in zip(prompts, dropped.tolist(), strict=True)]
         cond = generator.encode_prompts(shown)
     else:
-        batch = collate_encoded(kept).to(generator.device)
+        batch = collate_encoded(kept).to(device)
         if dropped.any():
             batch = _without_captions(batch, dropped, generator)
         assert batch.cond is not None
@@ -179,14 +185,14 @@ def _encoded_prompts(
     if not generator.is_xl:
         return Conditioning(cond.embeds, cond.pooled)
     known = [sample.time_ids for sample in kept if sample.time_ids is not None]
-    ids = torch.stack(known).to(generator.device) if known else generator.time_ids(len(prompts))
+    ids = torch.stack(known).to(device) if known else generator.time_ids(len(prompts))
     return replace(cond, time_ids=ids)
 
 
 def _without_captions(batch: EncodedBatch, dropped: Bool[Tensor, " b"], generator: Generator) -> EncodedBatch:
     empty = generator.encode_prompts([""])
-    gone = dropped.to(generator.device)
     assert batch.embeds is not None
+    gone = dropped.to(batch.embeds.device)
     embeds = torch.where(gone[:, None, None], empty.embeds, batch.embeds)
     pooled = batch.pooled
     if pooled is not None and empty.pooled is not None:
