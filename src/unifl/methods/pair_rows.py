@@ -46,7 +46,8 @@ class PairRows:
     ) -> None:
         self._generator, self._rows, self._key = generator, rows, key
         self._dropped = dropped_captions(key, caption_dropout)
-        self._device = device = generator.device  # once: diffusers visits every module of the denoiser to tell
+        # once: to tell, diffusers visits every module of the denoiser
+        self._device = device = generator.device
         self.tie: Bool[Tensor, " b"] = torch.tensor([row.tie for row in rows], device=device)
         self.strength: Float[Tensor, " b"] = torch.tensor([row.strength for row in rows], device=device)
 
