@@ -99,7 +99,8 @@ class Generator:
     @property
     def device(self) -> torch.device:
         """Where the denoiser lives; the CPU for one of shapes without weights, which lives nowhere."""
-        device: torch.device = denoiser_of(self.pipeline).device
+        # the property of diffusers walks through every module, several times a step
+        device: torch.device = next(denoiser_of(self.pipeline).parameters()).device
         return torch.device("cpu") if device.type == "meta" else device
 
     def modules(self) -> dict[str, nn.Module]:
