@@ -16,6 +16,7 @@ from unifl.reproduce.ncp_trainings import (
     SHARES,
     STEP_SECONDS,
     cells,
+    steps_of,
     trainings,
 )
 from unifl.reproduce.paper import Decide, Paper
@@ -170,10 +171,7 @@ def objectives(table: Table, prepared: Path) -> Finding:
 
 
 def _equal_time(*methods: str) -> str:
-    each = ", ".join(
-        f"{name} {round(SECONDS / STEP_SECONDS[name])} steps of {STEP_SECONDS[name]:.2f} s"
-        for name in methods
-    )
+    each = ", ".join(f"{name} {steps_of(name)} steps of {STEP_SECONDS[name]:.2f} s" for name in methods)
     return (
         f"Each trains for {SECONDS} s on one core: {each}. Rate and beta of each method are the best of the same "
         f"number of trials by the validation judge on training prompts, in runs of another seed: {CHOSEN}."
