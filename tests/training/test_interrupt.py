@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -54,14 +55,6 @@ def whole(tmp_path_factory):
     return run_folder_bytes(folder)
 
 
-@pytest.fixture(scope="module")
-def longest(whole, tmp_path_factory):
-    """CPU seconds within which a run has not yet ended, however fast the machine: less than one takes when warm."""
-    began = time.process_time()
-    _train(tmp_path_factory.mktemp("runs") / "timed")
-    return 0.7 * (time.process_time() - began)
-
-
 def _kill_until_done(folder, seed, *, longest):
     """Kill runs after random amounts of CPU time until one gets through; returns how many were killed.
 
@@ -79,16 +72,22 @@ def _kill_until_done(folder, seed, *, longest):
         longest *= 1.2
 
 
-def test_killed_at_random_moments_a_run_ends_the_same(tmp_path, whole, longest):
-    assert _kill_until_done(tmp_path, 0, longest=longest) >= 1
-    assert run_folder_bytes(tmp_path) == whole
+def _killed_on_its_way(place, seed):
+    """The folder of a run that was killed at least once; on a fast machine it takes shorter times to hit one."""
+    for number in itertools.count():
+        folder = place / str(number)
+        if _kill_until_done(folder, seed, longest=0.1 / 2**number):
+            return folder
+
+
+def test_killed_at_random_moments_a_run_ends_the_same(tmp_path, whole):
+    assert run_folder_bytes(_killed_on_its_way(tmp_path, 0)) == whole
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 21))
-def test_killed_at_many_random_moments_a_run_ends_the_same(tmp_path, whole, longest, seed):
-    assert _kill_until_done(tmp_path, seed, longest=longest) >= 1
-    assert run_folder_bytes(tmp_path) == whole
+def test_killed_at_many_random_moments_a_run_ends_the_same(tmp_path, whole, seed):
+    assert run_folder_bytes(_killed_on_its_way(tmp_path, seed)) == whole
 
 
 @pytest.mark.parametrize("place", ["_flush_tree", "prune"])
