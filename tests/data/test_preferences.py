@@ -53,6 +53,7 @@ def test_pick_a_pic_over_several_files(tmp_path, structs):
     assert index.strength.tolist() == pytest.approx([1, 1, 1, 0.8])
     assert len(index.pictures) == 5  # each uid once, though pictures are in 14 places
     assert [index.users.at(row) for row in range(4)] == ["7", "7", "8", "9"]
+    assert index.who() == ["7", "8", "9"] and index.take(np.array([3, 0])).who() == ["7", "9"]
     assert index.name(3).startswith("row 4 of ") and "00001-of" in index.name(3)
 
 
@@ -207,6 +208,7 @@ def test_chosen_and_rejected_with_everything(tmp_path):
     assert [rows[row].axis for row in range(3)] == [None, "color", "layout"]
     assert [rows[row].tie for row in range(3)] == [False, True, False]
     assert [rows[row].strength for row in range(3)] == [1.0, 1.0, 0.25]
+    assert None in rows.users and "ann" in rows.users
     assert rows[2].user == "ann" and rows[2].win_mask.shape == (8, 8) and rows[2].lose_mask is None
     assert rows[0].win_mask is None and rows[0].win.shape == (3, 8, 8)
     assert float(rows[2].win_mask.mean()) == pytest.approx(0.33, abs=0.02)  # red in grey

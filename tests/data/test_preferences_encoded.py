@@ -40,6 +40,7 @@ def test_every_picture_is_encoded_once_per_prompt(generator, rows, tmp_path):
     assert isinstance(encoded, EncodedPairs) and len(encoded) == 5
     assert len(encoded.cache) == 6  # of 10 that are shown: a, b, c of cat and d, e, a of dog
     encoded.check(generator)
+    assert encoded.users == ["3"]
     for row in range(5):
         found, pair = encoded[row], rows[row]
         assert found.prompt == found.win.prompt == found.lose.prompt == pair.prompt and found.user == "3"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import replace
 
@@ -12,15 +11,12 @@ from diffusers import DDPMScheduler
 
 from unifl.data.encoded import EncodedSample
 from unifl.data.pairs import EncodedPair, Pair
-from unifl.data.users import UserEmbeddings
 from unifl.errors import UserError
 from unifl.methods.base import Method, MicroBatch
 from unifl.methods.logit_scale import LogitConfig
 from unifl.methods.objectives import CPO, DPO, IPO, PSO, SFT, Hinge, MaPO
 from unifl.methods.preference import Preference, PreferenceConfig
 from unifl.methods.states import InvertedStates
-from unifl.models import UserTraining
-from unifl.models.load import make_generator
 from unifl.randomness import Key
 
 ALL = (DPO(), IPO(), Hinge(), CPO(), SFT(), MaPO(), PSO(), PSO(without_reference=True))
@@ -271,38 +267,6 @@ def test_inverted_states_cost_the_steps_below_their_time(make, pairs, batch):
     output = method.step("student", batch())
     assert float(output.losses["preference"].detach()) == pytest.approx(math.log(2), rel=1e-5)
     assert method.evaluations(2)["unet forward"] == 2 * 2 * 2.5 + 2 * 2
-
-
-def test_users_of_opposite_taste_are_told_apart(pipelines, pairs, batch):
-    """PPD: one prefers the pictures that the other rejects; each user's winners gain for that user."""
-    swapped = [replace(pair, win=pair.lose, lose=pair.win, user="ben") for pair in pairs[:2]]
-    both = [*(replace(pair, user="ada") for pair in pairs[:2]), *swapped]
-    users = UserEmbeddings({"ada": torch.tensor([1.0, 0.0]), "ben": torch.tensor([0.0, 1.0])})
-    pipeline = copy.deepcopy(pipelines["sd15"])
-    generator = make_generator(pipeline, train=UserTraining(embedding_dim=2), roles=())
-    config = PreferenceConfig(objective=DPO(beta=500.0))
-    method = Preference(generator, config, sources={"pairs": both}, users=users)
-    optimizer = torch.optim.Adam(method.parameters["student"], lr=3e-2)
-
-    def lead(told):
-        rows = [replace(pair, user=told) for pair in both[:2]]
-        with torch.no_grad():
-            given = [
-                method.step("student", batch(step=step, source=rows)).metrics for step in range(1000, 1010)
-            ]
-        return sum(float(m["error/loser"] - m["error/winner"]) for m in given) / len(given)
-
-    start = lead("ada")
-    assert lead("ben") == pytest.approx(start, abs=1e-7)  # the student begins as the model, whoever asks
-    for step in range(80):
-        optimizer.zero_grad()
-        sum(method.step("student", batch((0, 1, 2, 3), step=step, source=both)).losses.values()).backward()
-        optimizer.step()
-    assert lead("ada") > lead("ben") + 1e-4  # errors are near 1, and draws are paired
-    with pytest.raises(UserError, match="there is no embedding of user 'eve'"):
-        method.step("student", batch(source=[replace(pair, user="eve") for pair in both]))
-    with pytest.raises(UserError, match="give users=UserEmbeddings.from_path"):
-        Preference(generator, config, sources={"pairs": both})
 
 
 @pytest.mark.parametrize(

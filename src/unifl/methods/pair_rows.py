@@ -17,6 +17,7 @@ from unifl.data.pairs import EncodedPair, Pair
 from unifl.data.users import UserEmbeddings, drop_users
 from unifl.errors import UserError
 from unifl.methods.base import Source
+from unifl.methods.pair_users import embeddings_of
 from unifl.models.conditioning import Conditioning
 from unifl.models.generator import Generator
 from unifl.randomness import Key
@@ -68,13 +69,13 @@ class PairRows:
             user_dropout: Probability that a pair loses its user.
 
         Raises:
-            UserError: A user without an embedding.
+            UserError: A pair without a user, or a user without an embedding; with the pair's prompt.
         """
         prompts = [row.prompt for row in self._rows]
         kept = [row.win for row in self._rows if isinstance(row, EncodedPair)]
         cond = _encoded_prompts(self._generator, prompts, kept, self._dropped, self._device)
         if users is not None:
-            told = users.batch([row.user for row in self._rows]).to(self._device)
+            told = embeddings_of(self._rows, users).to(self._device)
             cond = drop_users(replace(cond, user=told), user_dropout, self._key)
         return cond.repeat(copies)
 

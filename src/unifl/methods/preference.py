@@ -44,10 +44,10 @@ from unifl.methods.objectives import (
     preference_losses,
 )
 from unifl.methods.pair_rows import PairRows, check_judged
+from unifl.methods.pair_users import check_users
 from unifl.methods.pictures import need_source
 from unifl.methods.surrogate import Compared, Surrogate, SurrogateConfig
 from unifl.models.generator import Generator
-from unifl.models.user import UserRoles
 
 
 @dataclass(kw_only=True)
@@ -78,7 +78,7 @@ class Preference:
 
     Raises:
         UserError: No pairs, pairs of another size than the model's, an objective that needs a reference and has none,
-            or a user adapter without users.
+            a user adapter without users or the other way round, or users without an embedding (see `check_users`).
     """
 
     def __init__(
@@ -93,11 +93,7 @@ class Preference:
         check_judged(
             config.source, sources[config.source], generator, (Pair, EncodedPair), what="preference pairs"
         )
-        if isinstance(generator.roles, UserRoles) != (users is not None):
-            raise UserError(
-                "a model with a user adapter learns from pairs whose users have embeddings, and no other model reads "
-                "them; give users=UserEmbeddings.from_path(...) and train UserTraining, or neither"
-            )
+        check_users(config.source, sources[config.source], generator, users, dropout=config.user_dropout)
         objective = config.objective
         self.generator, self.config, self.users = generator, config, users
         self.surrogate = Surrogate(

@@ -85,6 +85,11 @@ class EncodedPairs:
             user=index.users.at(row),
         )
 
+    @property
+    def users(self) -> list[str | None]:
+        """Who chose, each once, and None where some pair does not say; no picture is read."""
+        return self.index.who()
+
     def name(self, row: int) -> str:
         """What errors call a pair."""
         return self.index.name(row)

@@ -108,6 +108,11 @@ class PreferenceIndex:
             masks=masks,
         )
 
+    def who(self) -> list[str | None]:
+        """Users who compared, each once, and None where some row does not say; no picture is read."""
+        codes = np.unique(self.users.codes).tolist()
+        return [None if code < 0 else self.users.values[code] for code in codes]
+
     def name(self, row: int) -> str:
         """What errors call a comparison: its row in the data set."""
         return self.table.place(int(self.row[row]))
