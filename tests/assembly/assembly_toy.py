@@ -104,7 +104,7 @@ def _sample(index):
 
 
 SAMPLES = [_sample(index) for index in range(len(PROMPTS))]
-PAIRS = [Pair(sample.prompt, sample.image, sample.image.flip(0)) for sample in SAMPLES]
+PAIRS = [Pair(sample.prompt, sample.image, sample.image.flip(0), user="ada") for sample in SAMPLES]
 JUDGED = [Judged(sample.prompt, sample.image, float(index % 2)) for index, sample in enumerate(SAMPLES)]
 
 

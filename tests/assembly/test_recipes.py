@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from assembly_toy import refl_recipe
 
 import unifl
@@ -17,6 +18,7 @@ from unifl.assembly.build import assemble
 from unifl.assembly.forecast import plan_recipe
 from unifl.assembly.recipe import Recipe, find_recipe, load_recipe, recipes_folder
 from unifl.assembly.run import run_recipe
+from unifl.data.users import UserEmbeddings
 from unifl.errors import UserError
 from unifl.feedback import LatentProxyConfig, make_proxy, save_proxy
 from unifl.testing import tiny_folder
@@ -26,6 +28,11 @@ OF_A_FAMILY = [path for path in RECIPES if path.stem.startswith(("sd15_", "sd21_
 _OF_THE_WORLD = [pytest.param(path, id=path.stem) for path in RECIPES if path not in OF_A_FAMILY]
 WORLD = Path(__file__).parents[2] / "src/unifl/world/assets/pipeline"
 ROWS = {"prompts": "PROMPTS", "pairs": "PAIRS", "likes": "JUDGED", "scored": "JUDGED"}
+FILES = {
+    "lora": "pytorch_lora_weights.safetensors",
+    "full": "unet/diffusion_pytorch_model.safetensors",
+    "user": "ip_adapter.safetensors",
+}
 NEEDS = {"structure": "masks", "layout": "semantic", "style": "image"}
 
 
@@ -97,6 +104,9 @@ def on_the_tiny_model(path, folder):
     if "levels" in raw:
         (folder.parent / "levels.json").write_text('{"color": 1, "layout": 1, "lighting": 1, "detail": 1}')
         changes.append(f"levels={folder.parent / 'levels.json'}")
+    if "users" in raw:
+        UserEmbeddings({"ada": torch.ones(2)}).save(folder.parent / "users.safetensors")
+        changes += [f"users={folder.parent / 'users.safetensors'}", "model.train.embedding_dim=2"]
     if "proxy" in raw:
         shape = LatentProxyConfig(
             size=8, patch=2, width=32, depth=3, heads=2, embedding=32, text="hashed", text_depth=5
@@ -119,6 +129,7 @@ def on_the_tiny_model(path, folder):
             "sd15_ncp_dpo_lora",
             "sd15_kto_lora",
             "sdxl_pso_lora",
+            "sd15_ppd_dpo",
         ),
     ],
 )
@@ -131,12 +142,10 @@ def test_each_recipe_takes_a_step_on_the_tiny_model(path, workspace):
     assert all(math.isfinite(value) for value in result.last.losses.values())
     # a bounded adversarial loss is 0 where the toy's picture already scores like the real one
     assert max(result.last.grad_norms.values()) > 0
-    is_lora = recipe.model.train.kind == "lora"
-    file = "pytorch_lora_weights.safetensors" if is_lora else "unet/diffusion_pytorch_model.safetensors"
-    assert (workspace / "run/model" / file).exists()
+    assert (workspace / "run/model" / FILES[recipe.model.train.kind]).exists()
 
 
-@pytest.mark.parametrize("path", _slow_but("sdxl_unifl_stage2_lora", "sdxl_ncp_dpo_lora"))
+@pytest.mark.parametrize("path", _slow_but("sdxl_unifl_stage2_lora", "sdxl_ncp_dpo_lora", "sd15_ppd_dpo"))
 def test_each_recipe_of_a_family_is_planned_without_its_files(path, workspace):
     """Its critics and data stay as they are written: nothing of them is opened."""
     _skip_without_8_bits(path)
@@ -144,10 +153,11 @@ def test_each_recipe_of_a_family_is_planned_without_its_files(path, workspace):
     changes = [f"model.pretrained_model_name_or_path={tiny}", "model.resolution=32"]
     forecast = plan_recipe(path, changes)
     memory = forecast.plan.memory
-    full = path.stem.endswith("_full")
     raw = configs.load(path, dict)
+    kind = raw["model"]["train"]["kind"]
     assert ("weights, ema" in memory) == ("ema_decay" in raw["training"])
-    assert ("weights, LoRA" in memory) != full
+    assert ("weights, LoRA" in memory) == (kind == "lora")
+    assert ("weights, user adapter" in memory) == (kind == "user")
     assert ("weights, discriminator" in memory) == ("stage2" in path.stem)
     if "rewards" in raw:
         assert memory["weights, rewards"] > 0
@@ -166,7 +176,7 @@ def test_a_recipe_without_its_files_names_the_overrides(path, workspace):
         )
     assert ("levels=..." in str(error.value)) == ("levels" in raw)
     assert all(f"data.{name}=..." in str(error.value) for name in raw["data"])
-    assert all(f"{name}=..." in str(error.value) for name in raw.keys() & {"proxy", "expert"})
+    assert all(f"{name}=..." in str(error.value) for name in raw.keys() & {"proxy", "expert", "users"})
 
 
 def _plain_data(raw):

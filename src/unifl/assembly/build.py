@@ -11,6 +11,7 @@ from torch import nn
 from unifl.assembly import levels, resolve, sources
 from unifl.assembly.locate import locate_lora, locate_model
 from unifl.assembly.recipe import Recipe, require_complete, without_idle
+from unifl.data.users import UserEmbeddings
 from unifl.errors import UserError
 from unifl.feedback import Critic, DenoiserConfig, Feedback, LatentProxy, load_proxy
 from unifl.feedback.denoiser_perception import DenoiserCritic
@@ -26,7 +27,7 @@ from unifl.methods.refl import ReFL, ReFLConfig
 from unifl.methods.reward_weighted import RewardWeighted, RewardWeightedConfig
 from unifl.methods.unifl import UniFL
 from unifl.methods.unifl_config import UniFLConfig
-from unifl.models import Generator, load_generator
+from unifl.models import Generator, UserTraining, load_generator, load_user_adapter
 from unifl.models.student import start_student
 from unifl.sampling import sampling_times
 
@@ -34,7 +35,6 @@ _OF_PICTURES: Mapping[type, Callable[..., Method]] = {
     FineTuneConfig: FineTune,
     GuidedDistillationConfig: GuidedDistillation,
     KTOConfig: KTO,
-    PreferenceConfig: Preference,
     ProgressiveConfig: Progressive,
     RewardWeightedConfig: RewardWeighted,
 }
@@ -86,6 +86,7 @@ def assemble(recipe: Recipe, *, device: str | torch.device | None = None) -> Ass
     follows = _follows(recipe, place)
     if recipe.levels is not None:
         levels.require_levels(recipe.levels)
+    users = None if recipe.users is None else UserEmbeddings.from_path(recipe.users)
     generator = _generator(recipe, place)
     critics |= _own_critics(recipe, generator)
     how = recipe.sampling
@@ -104,7 +105,7 @@ def assemble(recipe: Recipe, *, device: str | torch.device | None = None) -> Ass
         )
         for name, source in data.items()
     }
-    method = make_method(recipe, generator, rewards, critics, data, discriminator, *follows)
+    method = make_method(recipe, generator, rewards, critics, data, discriminator, *follows, users=users)
     if recipe.model.gradient_checkpointing:
         generator.enable_gradient_checkpointing()
     feedback = {"rewards": resolve.networks_of(rewards), "critics": resolve.networks_of(critics)}
@@ -173,6 +174,13 @@ def _generator(recipe: Recipe, device: torch.device) -> Generator:
         config=model.config,
         seed=recipe.training.seed,
     )
+    if start.users is not None:
+        if not isinstance(model.train, UserTraining):
+            raise UserError(
+                f"model.pretrained_model_name_or_path ({model.pretrained_model_name_or_path}) is a run that trained a "
+                "user adapter, which goes on with `model.train: {kind: user}` alone; or start from what it started from"
+            )
+        load_user_adapter(generator, start.users)
     if model.student is not None:
         start_student(generator, _student(model.student))
     return generator
@@ -203,6 +211,7 @@ def make_method(
     discriminator: Feedback | None,
     proxy: LatentProxy | None = None,
     expert: Feedback | None = None,
+    users: UserEmbeddings | None = None,
 ) -> Method:
     """The method of a recipe around objects.
 
@@ -213,6 +222,8 @@ def make_method(
         return ReFL(generator, recipe.method, rewards=rewards, sources=sources)
     if isinstance(recipe.method, LCDConfig):
         return LCD(generator, recipe.method, rewards=rewards, proxy=proxy, expert=expert, sources=sources)
+    if isinstance(recipe.method, PreferenceConfig):
+        return Preference(generator, recipe.method, sources=sources, users=users)
     if type(recipe.method) in _OF_PICTURES:
         return _OF_PICTURES[type(recipe.method)](generator, recipe.method, sources=sources)
     assert isinstance(recipe.method, UniFLConfig)

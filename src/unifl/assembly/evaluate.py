@@ -38,6 +38,9 @@ from unifl.metrics.result import (
     update_result,
 )
 from unifl.models import Generator, merged_pipeline
+from unifl.models.roles import START_ROLES
+from unifl.models.user import UserRoles
+from unifl.models.user_files import base_state, user_state
 from unifl.sampling import sample
 
 SAMPLER = "ddim"
@@ -201,15 +204,25 @@ class _Request:
 def weights_sha256(generator: Generator, role: str = "student") -> str:
     """A hash of the weights that draw as a role does, adapters folded in.
 
-    The same model gives the same hash however it was loaded: complete, or as LoRA on its base.
+    The same model gives the same hash however it was loaded: complete, or as LoRA on its base. A user adapter, which
+    cannot be folded in, is a network beside the others.
     """
-    pipeline = merged_pipeline(generator, role=role)
     digest = hashlib.sha256()
-    for name in sorted(generator.modules()):
-        for key, tensor in sorted(getattr(pipeline, name).state_dict().items()):
+    for name, state in sorted(_networks(generator, role).items()):
+        for key, tensor in sorted(state.items()):
             digest.update(f"{name}.{key} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _networks(generator: Generator, role: str) -> dict[str, dict[str, Tensor]]:
+    """Weights by network and name."""
+    names = generator.modules()
+    if not isinstance(generator.roles, UserRoles):
+        pipeline = merged_pipeline(generator, role=role)
+        return {name: getattr(pipeline, name).state_dict() for name in names}
+    found = {name: base_state(generator, name) for name in names}
+    return found if role in START_ROLES else {**found, "user adapter": user_state(generator, role)}
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from unifl.assembly.build import make_method
 from unifl.assembly.locate import locate_model
 from unifl.assembly.recipe import MethodConfig, Part, Recipe, load_recipe, read_recipe, without_idle
 from unifl.data import Batch, Judged, Pair, Sample
+from unifl.data.users import UserEmbeddings
 from unifl.feedback import DenoiserConfig, Feedback, NetworkFeedback
 from unifl.feedback.networks import RewardNetwork
 from unifl.methods.kto import KTOConfig
@@ -31,7 +32,10 @@ from unifl.methods.reward_weighted import RewardWeightedConfig
 from unifl.models import make_generator
 from unifl.models.generator import Generator
 from unifl.models.shapes import require_shapes, shaped_pipeline
+from unifl.models.user import UserTraining
 from unifl.training.plan import Plan, plan
+
+_USER = "somebody"
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ def plan_recipe(
         critics,
         dict.fromkeys(recipe.data, _grey(recipe.method, height, width)),
         discriminator,
+        users=_users(recipe),
     )
     if recipe.model.gradient_checkpointing:
         generator.enable_gradient_checkpointing()
@@ -180,11 +185,19 @@ def _reward(given: str | Part, name: str) -> Feedback:
     return NetworkFeedback(RewardNetwork(), name=name)
 
 
+def _users(recipe: Recipe) -> UserEmbeddings | None:
+    """One user, whose embedding is one vector."""
+    train = recipe.model.train
+    return (
+        UserEmbeddings({_USER: torch.zeros(train.embedding_dim)}) if isinstance(train, UserTraining) else None
+    )
+
+
 def _grey(method: MethodConfig, height: int, width: int) -> list[Any]:
     """Grey rows of the model's size, of the kind that a method reads."""
     grey = torch.full((3, height, width), 0.5)
     if isinstance(method, PreferenceConfig):
-        return [Pair("a picture", grey, grey)]
+        return [Pair("a picture", grey, grey, user=_USER)]
     if isinstance(method, KTOConfig | RewardWeightedConfig):
         return [Judged("a picture", grey, score) for score in (0.0, 1.0)]
     mask = torch.zeros(1, height, width, dtype=torch.bool)

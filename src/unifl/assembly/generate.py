@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from unifl.assembly.open_model import Opened
 from unifl.errors import UserError
 from unifl.evaluation.grid import picture_grid, to_pil
+from unifl.models.user import UserRoles
 from unifl.sampling import sample
 
 _GRID_ROWS = 24
@@ -25,6 +28,7 @@ def generate_pictures(
     seed: int = 0,
     count: int = 1,
     batch_size: int = 16,
+    user: tuple[str, Float[Tensor, "v e"]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Draw pictures and write them.
@@ -39,16 +43,21 @@ def generate_pictures(
         seed: The first seed.
         count: Pictures per prompt, with the seeds that follow.
         batch_size: Pictures at once.
+        user: For whom, with a model that has a user adapter: id and embedding. None draws for somebody unknown.
         progress: Called with (pictures done, pictures in all).
 
     Returns:
         The PNG files in order of prompts, then seeds.
 
     Raises:
-        UserError: No prompts, or a count below 1.
+        UserError: No prompts, a count below 1, or a user for a model that has no user adapter.
     """
     if count < 1 or not prompts:
         raise UserError("nothing to draw; give at least one prompt and a count of at least 1")
+    if user is not None and not isinstance(model.generator.roles, UserRoles):
+        raise UserError(
+            f"{model.name} has no user adapter, so it draws for nobody in particular; name no user"
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     how, total = model.sampling, count * len(prompts)
@@ -59,6 +68,7 @@ def generate_pictures(
             prompts,
             seed=seed + turn,
             **how.arguments,
+            users=None if user is None else user[1].expand(len(prompts), -1, -1),
             batch_size=batch_size,
             progress=_shifted(progress, turn * len(prompts), total),
         )
@@ -70,7 +80,8 @@ def generate_pictures(
             path = folder / f"{number:05d}_{seed + turn}.png"
             to_pil(pictures[number, turn]).save(path)
             paths.append(path)
-            rows.append(_row(model, path.name, prompt, number, seed + turn))
+            row = _row(model, path.name, prompt, number, seed + turn)
+            rows.append(row if user is None else {**row, "user": user[0]})
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (folder / "metadata.jsonl").write_text(lines, encoding="utf-8")
     shown = [list(row) for row in pictures[:_GRID_ROWS]]

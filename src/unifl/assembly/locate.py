@@ -9,6 +9,7 @@ from unifl.assembly import world_names
 from unifl.assembly.recipe import MethodConfig, ModelConfig, Recipe, SamplingConfig, load_recipe
 from unifl.errors import UserError
 from unifl.models.save import LORA_FILE
+from unifl.models.user_files import USER_FILE
 from unifl.training.checkpoint import SETTINGS, checkpoints, latest_checkpoint
 from unifl.training.run import MODEL
 
@@ -22,6 +23,7 @@ class Located:
     Attributes:
         source: A diffusers folder, a hub name or a .safetensors file.
         lora: A LoRA on top of it.
+        users: A user adapter on top of that.
         name: A short name for tables and file names.
         sampling: How the run that made it says it is sampled; None where no run is known.
         model: The settings it was loaded with there (resolution, variant, ...); None where no run is known.
@@ -31,6 +33,7 @@ class Located:
 
     source: str
     lora: str | None = None
+    users: str | None = None
     name: str = "model"
     sampling: SamplingConfig | None = None
     model: ModelConfig | None = None
@@ -70,6 +73,8 @@ def locate_lora(name: str | Path) -> str:
     if not (folder / SETTINGS).is_file():
         return str(name)
     model = _model_folder(folder)
+    if (model / USER_FILE).is_file():
+        raise UserError(f"{name} trained a user adapter, which is no LoRA; give it as the model itself")
     if not (model / LORA_FILE).is_file():
         raise UserError(
             f"{name} trained all weights, so it has no LoRA; start from it by model.pretrained_model_name_or_path"
@@ -86,24 +91,31 @@ def _locate(name: str, depth: int) -> Located:
     if (folder / SETTINGS).is_file():
         recipe = load_recipe(folder / SETTINGS)
         return _of_run(_model_folder(folder), recipe, _short(name), depth)
-    if (folder / LORA_FILE).is_file():
-        settings = folder.parent / SETTINGS
-        if settings.is_file():
-            return _of_run(folder, load_recipe(settings), _short(str(folder.parent)), depth)
-        raise UserError(f"{name} holds a LoRA without its model; give the model, and this by --lora")
+    for file, what in ((LORA_FILE, "a LoRA"), (USER_FILE, "a user adapter")):
+        if (folder / file).is_file():
+            settings = folder.parent / SETTINGS
+            if settings.is_file():
+                return _of_run(folder, load_recipe(settings), _short(str(folder.parent)), depth)
+            hint = "give the model, and this by --lora" if file == LORA_FILE else "give the folder of its run"
+            raise UserError(f"{name} holds {what} without its model; {hint}")
     return Located(name, name=_short(name))  # loading it explains what is missing there
 
 
 def _of_run(model: Path, recipe: Recipe, name: str, depth: int) -> Located:
     if (model / "model_index.json").is_file():
-        return Located(str(model), None, name, recipe.sampling, recipe.model, method=recipe.method)
+        return Located(str(model), None, None, name, recipe.sampling, recipe.model, method=recipe.method)
     if depth >= _MAX_CHAIN:
         raise UserError(f"{model} belongs to a run that starts from itself; give its model by hand")
     # what training started from; a LoRA that it started from is part of the LoRA that it saved
     start = _locate(recipe.model.pretrained_model_name_or_path, depth + 1)
+    if (model / USER_FILE).is_file():
+        lora = start.lora if recipe.model.lora is None else locate_lora(recipe.model.lora)
+        return Located(
+            start.source, lora, str(model), name, recipe.sampling, recipe.model, method=recipe.method
+        )
     if start.lora is not None:
         start = replace(start, lora=None)
-    return Located(start.source, str(model), name, recipe.sampling, recipe.model, method=recipe.method)
+    return Located(start.source, str(model), None, name, recipe.sampling, recipe.model, method=recipe.method)
 
 
 def _model_folder(folder: Path) -> Path:

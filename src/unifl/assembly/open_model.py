@@ -12,7 +12,7 @@ from unifl.assembly import world_names
 from unifl.assembly.locate import Located, locate_model
 from unifl.assembly.recipe import ModelConfig, SamplingConfig
 from unifl.methods.lcd_config import LCDConfig
-from unifl.models import Generator, load_generator
+from unifl.models import Generator, load_generator, load_user_adapter, user_training_of
 from unifl.models.generator import MixedPrecision
 from unifl.process import Spacing
 
@@ -79,19 +79,24 @@ def open_model(
         UserError: No such model, or settings that make no sense.
     """
     found = locate_model(name, lora=lora)
+    train = None if found.users is None else user_training_of(found.users)
     before = found.model or ModelConfig(pretrained_model_name_or_path=found.source)
     generator = load_generator(
         found.source,
+        train=train,
         roles=(),
         lora=found.lora,
         device=("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device,
         dtype=dtype,
-        mixed_precision=mixed_precision,
+        # a user adapter is float32 over weights of any kind
+        mixed_precision="bf16" if train is not None and dtype != torch.float32 else mixed_precision,
         resolution=resolution or before.resolution,
         revision=revision or before.revision,
         variant=variant or before.variant,
         config=config or before.config,
     )
+    if found.users is not None:
+        load_user_adapter(generator, found.users)
     sampling = _sampling(found, generator, num_steps)
     changes = {"guidance": guidance, "spacing": spacing, "negative_prompt": negative_prompt}
     chosen = {key: value for key, value in changes.items() if value is not None}

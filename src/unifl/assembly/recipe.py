@@ -36,6 +36,7 @@ from unifl.methods.reward_weighted import RewardWeightedConfig
 from unifl.methods.unifl_config import UniFLConfig
 from unifl.models.load import FullTraining
 from unifl.models.lora import LoraTraining
+from unifl.models.user import UserTraining
 from unifl.process import ConsistencySampler, Spacing
 from unifl.training.config import TrainingConfig
 
@@ -66,8 +67,8 @@ class ModelConfig:
     """A LoRA to start from (file, folder, hub name, or the folder of an earlier run)."""
     student: str | None = None
     """With `kind: full`: what the student starts from in place of its teacher, named as models are; of equal shape."""
-    train: LoraTraining | FullTraining = field(default_factory=LoraTraining)
-    """`kind: lora` or `kind: full`."""
+    train: LoraTraining | FullTraining | UserTraining = field(default_factory=LoraTraining)
+    """`kind: lora`, `kind: full`, or `kind: user`: attention to embeddings of users, for `kind: preference`."""
     gradient_checkpointing: bool = False
     """Recompute activations during backward: less memory, more time."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -84,7 +85,7 @@ class ModelConfig:
     """For a single file: a folder or hub name of its family, whose tokenizers and configs are read."""
 
     def __post_init__(self) -> None:
-        if self.student is not None and isinstance(self.train, LoraTraining):
+        if self.student is not None and not isinstance(self.train, FullTraining):
             raise UserError(
                 "model.student is for `train: {kind: full}`; a LoRA that training starts from is named by model.lora"
             )
@@ -182,6 +183,9 @@ class Recipe:
     """Sources by name: `world:prompts`, `world:scenes`, a file of prompts, a folder of annotated pictures, `kind: coco`
     with COCO's files, `kind: pictures` with captions in any form, in buckets, encoded once, or `kind: preferences` with
     pairs that people judged."""
+    users: str | None = None
+    """Embeddings of the users who chose, for `model.train: {kind: user}`: a file or folder that
+    `UserEmbeddings.from_path` reads."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Steps, batch size, optimisers, checkpoints."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -196,6 +200,20 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.monitor is not None:
             self.monitor.check(self.rewards)
+        self._check_users()
+
+    def _check_users(self) -> None:
+        trains = isinstance(self.model.train, UserTraining)
+        if trains and not isinstance(self.method, PreferenceConfig):
+            raise UserError(
+                f"model.train is `kind: user`, and {self.method.kind} reads no users; use it with "
+                "`method: {kind: preference}`, or train a LoRA"
+            )
+        if trains != (self.users is not None):
+            raise UserError(
+                "`model.train: {kind: user}` and `users`, the embeddings of those who chose, go together; set both, or "
+                "neither"
+            )
 
 
 def load_recipe(

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from accelerate import Accelerator
 from rich.console import Console
@@ -28,13 +29,16 @@ from unifl.models import (
     Generator,
     LoraTraining,
     Sampling,
+    UserTraining,
     model_card,
     save_lora,
     save_pipeline,
+    save_user_adapter,
 )
 from unifl.models.adapters import AdapterRoles
 from unifl.models.denoiser import UNET
 from unifl.models.roles import STUDENT
+from unifl.models.user import UserRoles
 from unifl.sampling import sample
 from unifl.training.checkpoint import SETTINGS, checkpoints
 from unifl.training.clock import readable_seconds
@@ -197,14 +201,19 @@ def _saver(built: Assembled, monitor: Monitor | None) -> Callable[[Path], None]:
 
     def save_model(folder: Path) -> None:
         summary = _summary(recipe, None if monitor is None else monitor.stopped)
-        if isinstance(recipe.model.train, LoraTraining):
+        train = recipe.model.train
+        kind: Literal["pipeline", "lora", "user"] = "pipeline"
+        if isinstance(train, LoraTraining):
+            kind = "lora"
             save_lora(generator, folder, role=role)
-            model_card(folder, generator, kind="lora", sampling=sampling, title=title, summary=summary)
             if recipe.save_pipeline:
                 save(folder / "pipeline")
+        elif isinstance(train, UserTraining):
+            kind = "user"
+            save_user_adapter(generator, folder, role=role)
         else:
             save(folder)
-            model_card(folder, generator, kind="pipeline", sampling=sampling, title=title, summary=summary)
+        model_card(folder, generator, kind=kind, sampling=sampling, title=title, summary=summary)
 
     return save_model
 
@@ -213,6 +222,8 @@ def _model_bytes(built: Assembled) -> int:
     """Bytes of the files that `_saver` writes, as far as tensors go."""
     networks, roles = built.generator.modules().values(), built.generator.roles
     pipeline = sum(parameter.nbytes for network in networks for parameter in network.parameters())
+    if isinstance(roles, UserRoles):
+        return sum(4 * parameter.numel() for parameter in roles.parameters(STUDENT).values())
     if not isinstance(roles, AdapterRoles):
         return pipeline
     lora = sum(

@@ -34,6 +34,10 @@ def generate(
     batch_size: Annotated[int, typer.Option(help="Pictures at once.")] = 16,
     resolution: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     half: Annotated[bool, typer.Option("--bf16", help="Weights in bfloat16.")] = False,
+    users: Annotated[
+        Path | None, typer.Option(help="Embeddings of users, for a model with a user adapter.")
+    ] = None,
+    user: Annotated[str | None, typer.Option(help="The user of --users for whom pictures are.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
 ) -> None:
     """Draw pictures: PNG files, metadata.jsonl and grid.png.
@@ -50,6 +54,7 @@ def generate(
         unifl generate runs/stage2 --prompts prompts.txt --steps 4 --out four_steps
         unifl generate path/to/sd15 "a cat" --lora runs/mine --guidance 5
         unifl generate runs/stage1/checkpoint-20 "a cat" --seed 7
+        unifl generate runs/sd15_ppd_dpo "a cat" --users users.safetensors --user ada
     """
     quiet_libraries()
     import torch
@@ -57,10 +62,16 @@ def generate(
     from unifl.assembly.generate import generate_pictures
     from unifl.assembly.open_model import open_model
     from unifl.data import load_prompts
+    from unifl.data.users import UserEmbeddings
 
     texts = [*(prompts or ()), *(load_prompts(prompt_file) if prompt_file else ())]
     if not texts:
         raise UserError('there is no prompt; write one after the model, in "", or name a file by --prompts')
+    if (users is None) != (user is None):
+        raise UserError(
+            "--users names a file of embeddings and --user one of its users; give both, or neither"
+        )
+    whom = None if users is None or user is None else (user, UserEmbeddings.from_path(users)[user])
     opened = open_model(
         model,
         lora=lora,
@@ -76,6 +87,6 @@ def generate(
     out.print(f"{opened.id}: guidance {how.guidance:g}, {how.spacing} spacing, seed {seed}", highlight=False)
     shown = partial(progress_line, opened.id)
     paths = generate_pictures(
-        opened, texts, folder, seed=seed, count=count, batch_size=batch_size, progress=shown
+        opened, texts, folder, seed=seed, count=count, batch_size=batch_size, user=whom, progress=shown
     )
     out.print(f"{len(paths)} pictures in {folder}; all of them: {folder / 'grid.png'}", highlight=False)

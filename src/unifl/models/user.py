@@ -14,7 +14,7 @@ Several of them can sit in one UNet. Each role that has weights is one of them, 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -105,6 +105,12 @@ class UserRoles(Roles):
         for name, parameter in self._projections[slot].named_parameters():
             found[f"{COMPONENT}.encoder_hid_proj.{name}"] = parameter
         return found
+
+    def adapter_parameters(self) -> Iterator[Parameter]:
+        """Those of all adapters, whatever their role."""
+        yield from self._projections.parameters()
+        for processor in self._processors.values():
+            yield from processor.parameters()
 
     @property
     def num_copies(self) -> int:

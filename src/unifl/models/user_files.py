@@ -41,15 +41,37 @@ def save_user_adapter(generator: Generator, folder: str | Path, *, role: str = S
     roles.require(role)
     if role in START_ROLES:
         raise UserError(f"the role {role!r} is the model without an adapter; save the student, ema or old")
-    own = roles.state(role)
-    state = {}
-    for published, name in _names(roles).items():
-        tensor = own[name].float().cpu()
-        state[published] = (tensor * roles.settings.scale if "to_v_ip" in name else tensor).contiguous()
+    state = user_state(generator, role)
     require_free_space(folder, sum(tensor.nbytes for tensor in state.values()) + 2**20)
     Path(folder).mkdir(parents=True, exist_ok=True)
     save_file(state, str(Path(folder) / USER_FILE), metadata={"format": "pt"})
     return Path(folder)
+
+
+def user_state(generator: Generator, role: str = STUDENT) -> dict[str, Tensor]:
+    """The adapter of a role with the names of its file, in float32 on the CPU, its scale in the weights.
+
+    Raises:
+        UserError: The generator has no user adapter.
+    """
+    roles = _user_roles(generator)
+    own, state = roles.state(role), {}
+    for published, name in _names(roles).items():
+        tensor = own[name].float().cpu()
+        state[published] = (tensor * roles.settings.scale if "to_v_ip" in name else tensor).contiguous()
+    return state
+
+
+def base_state(generator: Generator, component: str) -> dict[str, Tensor]:
+    """The weights of a network without any adapter.
+
+    Raises:
+        UserError: The generator has no user adapter.
+    """
+    roles = _user_roles(generator)
+    own = {id(parameter) for parameter in roles.adapter_parameters()}
+    state = generator.modules()[component].state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in state.items() if id(tensor) not in own}
 
 
 def load_user_adapter(generator: Generator, source: str | Path) -> None:
