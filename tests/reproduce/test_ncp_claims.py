@@ -8,7 +8,15 @@ import pytest
 from unifl.reproduce.figures import Table
 from unifl.reproduce.measure import METRICS, Workplace
 from unifl.reproduce.ncp_claims import PAPER
-from unifl.reproduce.ncp_trainings import OBJECTIVES, SECONDS, STEP_SECONDS, cells, checkpoints_of, steps_of
+from unifl.reproduce.ncp_trainings import (
+    OBJECTIVES,
+    SECONDS,
+    SETTINGS,
+    STEP_SECONDS,
+    cells,
+    checkpoints_of,
+    steps_of,
+)
 from unifl.reproduce.parts import Piece, Scores, by_name
 
 PROMPTS, SEEDS = 60, 3
@@ -20,8 +28,10 @@ BAD_CELLS = list(cells())[:3]
 def made_up(**changes):
     """Every model is a little better than the base, NCP more so; `changes` sets means of overall by model or look."""
     rng = np.random.default_rng(0)
-    told = {"base/end": BASE, "ncp-dpo/end": 0.7, "ncp-random/end": 0.5}
-    told |= {"dpo-absolute/end": 0.66, "ncp-dpo-absolute/end": 0.76}
+    told = {"ncp-random/end": 0.5}
+    for setting in SETTINGS:
+        names = setting.of("base", "ncp-dpo", "dpo-absolute", "ncp-dpo-absolute")
+        told |= {f"{name}/end": value for name, value in zip(names, (BASE, 0.7, 0.66, 0.76), strict=True)}
     told |= {f"cpo-{cell}/end": 0.4 for cell in BAD_CELLS}
     told |= {"sft/at-0.25": 0.5, "sft/at-0.5": 0.52, "sft/at-0.75": 0.55}
     told |= {"ncp-sft/at-0.25": 0.55, "ncp-sft/at-0.5": 0.65}
@@ -54,9 +64,9 @@ def test_all_hold_where_the_scores_say_so(tmp_path):
 @pytest.mark.parametrize(
     ("claim", "changes"),
     [
-        ("a", {"ncp_dpo__end": 0.6}),
-        ("b", {"dpo_absolute__end": 0.5}),
-        ("b", {"ncp_dpo_absolute__end": 0.6}),
+        ("a", {"ncp_dpo_cosine__end": 0.6}),
+        ("b", {"dpo_absolute_cosine__end": 0.5}),
+        ("b", {"ncp_dpo_absolute_cosine__end": 0.6}),
         ("c", {f"ncp_cpo_{cell}__end": 0.4 for cell in BAD_CELLS}),
         ("d", {"ncp_sft__at_0.25": 0.5, "ncp_sft__at_0.5": 0.5, "ncp_sft__at_0.75": 0.5}),
         ("d", {"ncp_sft__end": 0.5, **{f"ncp_sft__at_{share}": 0.5 for share in (0.25, 0.5, 0.75)}}),
@@ -67,6 +77,16 @@ def test_all_hold_where_the_scores_say_so(tmp_path):
 def test_they_do_not_hold_where_one_condition_fails(claim, changes, tmp_path):
     found = {name.replace("_1e_", "_1e-").replace("_3e_", "_3e-"): value for name, value in changes.items()}
     assert verdict(claim, tmp_path, **found).claim.holds is False
+
+
+def test_one_setting_decides_and_the_others_are_told(tmp_path):
+    found = verdict("a", tmp_path, ncp_dpo__end=0.5, ncp_dpo_tight__end=0.5)
+    assert found.claim.holds and found.rows[0].what.startswith("gold, cosine")
+    assert found.notes.count("(the claim does not hold)") == 2 and found.notes.count("(the claim holds)") == 1
+    seeds = [range(setting.first_seed, setting.first_seed + SEEDS) for setting in SETTINGS]
+    assert len({seed for some in seeds for seed in some}) == SEEDS * len(
+        SETTINGS
+    )  # nobody has seen the others'
 
 
 class Silent:
@@ -93,7 +113,7 @@ def test_what_is_compared_differs_in_what_the_claim_is_about(tmp_path):
         found.output_dir = ""
         return found
 
-    latent, ncp = recipe("dpo"), recipe("ncp-dpo")
+    latent, ncp = recipe("dpo-cosine"), recipe("ncp-dpo-cosine")
     assert (latent.method.space.kind, ncp.method.space.kind) == ("latent", "ncp")
     for found, method in ((latent, "dpo"), (ncp, "ncp-dpo")):
         steps = found.training.max_train_steps
