@@ -77,21 +77,39 @@ def test_an_interrupted_run_goes_on_to_the_same_files(generator, rows, tmp_path,
     assert len(again) == 5
 
 
+def test_a_finished_cache_serves_every_selection(generator, rows, tmp_path, monkeypatch):
+    encode_preferences(generator, rows, tmp_path / "cache", rows_per_shard=2)
+    chosen, _ = select(rows.index, Filters(absolute_winners=True))
+    fewer = PreferenceSet(chosen, resolution=32)
+    assert len(fewer) == 3
+    alone = encode_preferences(generator, fewer, tmp_path / "alone")
+    monkeypatch.setattr(type(generator), "posterior", lambda *_: pytest.fail("encoded again"))
+    found = encode_preferences(generator, fewer, tmp_path / "cache", rows_per_shard=7)
+    assert len(found) == 3
+    for row in range(3):
+        assert found[row].prompt == alone[row].prompt
+        for side in ("win", "lose"):
+            torch.testing.assert_close(getattr(found[row], side).mean, getattr(alone[row], side).mean)
+    with pytest.raises(UserError, match="with_text False, and this asks for True"):
+        encode_preferences(generator, fewer, tmp_path / "cache", with_text=True)
+    with pytest.raises(UserError, match="1 of these 6 are not in it"):
+        encode_preferences(generator, rows, tmp_path / "alone")
+
+
 def test_other_pictures_are_refused(generator, rows, tmp_path):
     encode_preferences(generator, rows, tmp_path / "cache")
-    fewer, _ = select(rows.index, Filters(absolute_winners=True))
-    assert len(fewer) == 3
-    with pytest.raises(UserError, match="holds other pictures than these 5"):
-        encode_preferences(generator, PreferenceSet(fewer, resolution=32), tmp_path / "cache")
     # the same pictures in other pairs are the same cache
     other = PreferenceSet(rows.index.take(np.array([4, 3, 2, 1, 0])), resolution=32)
     encoded = encode_preferences(generator, other, tmp_path / "cache")
     assert [encoded[row].prompt for row in range(5)] == ["dog", "dog", "cat", "cat", "cat"]
-    (tmp_path / "cache" / "pictures.json").unlink()
-    with pytest.raises(UserError, match="encoded pictures that are no preferences"):
-        encode_preferences(generator, rows, tmp_path / "cache")
     (tmp_path / "cache" / "pictures.json").write_text("{")
     with pytest.raises(UserError, match=r"pictures\.json is damaged"):
+        encode_preferences(generator, rows, tmp_path / "cache")
+    (tmp_path / "cache" / "pictures.npy").write_bytes(b"")
+    with pytest.raises(UserError, match=r"pictures\.npy is damaged"):
+        encode_preferences(generator, rows, tmp_path / "cache")
+    (tmp_path / "cache" / "pictures.npy").unlink()
+    with pytest.raises(UserError, match="encoded pictures that are no preferences"):
         encode_preferences(generator, rows, tmp_path / "cache")
 
 

@@ -104,7 +104,8 @@ class CPO:
     auto: LogitConfig = field(default_factory=LogitConfig)
     """What "auto" aims at."""
     winner_weight: float = 1.0
-    """lambda of the winners' loss."""
+    """lambda of the winners' loss; the gradient of the logistic term is beta / 4 at the start, auto.initial / 4 with
+    "auto"."""
 
 
 @dataclass(kw_only=True)

@@ -1,22 +1,23 @@
 """Preference data whose pictures were encoded once.
 
 A picture is encoded once per prompt, however many pairs show it, in the order in which pictures lie on the disk. The
-cache is a folder of `unifl.data.encode`, and beside its files `pictures.json`, which says of which pictures it is and
-which of them could not be read. An interrupted run goes on where it stopped.
+cache is a folder of `unifl.data.encode`, and beside its files `pictures.npy`, of which pictures it is, and
+`pictures.json`, which of them could not be read. An interrupted run goes on where it stopped, and a finished cache
+serves every selection of its rows.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt64
 
 from unifl.data.batch import Sample
 from unifl.data.encode import encode_source
@@ -34,7 +35,7 @@ from unifl.disk import require_writable, write_atomically
 from unifl.errors import UserError
 from unifl.models.generator import Generator
 
-PICTURES = "pictures.json"
+PICTURES, KEYS = "pictures.json", "pictures.npy"
 
 
 class EncodedPairs:
@@ -163,7 +164,8 @@ def encode_preferences(
     Args:
         generator: Whose autoencoder and text encoders encode.
         rows: Pairs or judged pictures, at the model's resolution.
-        folder: Where files go; one folder per selection of rows, encoder and resolution.
+        folder: Where files go; one folder per data, encoder and resolution. If it holds all of these pictures and
+            more, it is read as it is.
         batch_size: See `encode_source`.
         rows_per_shard: See `encode_source`.
         dtype: See `encode_source`.
@@ -178,17 +180,19 @@ def encode_preferences(
     index, folder = rows.index, Path(folder)
     pictures = [index.picture] if isinstance(index, JudgedIndex) else [index.win, index.lose]
     source = _ShownPictures(rows, np.concatenate(pictures), folder, generator.image_size, skip_unreadable)
-    source.remember()
-    cache = encode_source(
-        generator,
-        source,
-        folder,
-        batch_size=batch_size,
-        rows_per_shard=rows_per_shard,
-        dtype=dtype,
-        with_text=with_text,
-        progress=progress,
-    )
+    if source.remember():
+        cache = _whole(folder, dtype, with_text=with_text)
+    else:
+        cache = encode_source(
+            generator,
+            source,
+            folder,
+            batch_size=batch_size,
+            rows_per_shard=rows_per_shard,
+            dtype=dtype,
+            with_text=with_text,
+            progress=progress,
+        )
     places = np.split(source.places, len(pictures))
     errors = source.errors
     bad = np.isin(source.places, list(errors))
@@ -207,11 +211,28 @@ def encode_preferences(
     return EncodedPairs(pairs, cache, places[0][~wrong], places[1][~wrong], left_out, rows.resolution)
 
 
+def _whole(folder: Path, dtype: CacheType, *, with_text: bool) -> EncodedPictures:
+    """The finished cache of more pictures.
+
+    Raises:
+        UserError: It is not finished, or was written in another way.
+    """
+    cache = EncodedPictures(folder)
+    for name, wanted in (("dtype", dtype), ("with_text", with_text)):
+        found = getattr(cache.manifest, name)
+        if found != wanted:
+            raise UserError(
+                f"{folder} was encoded with {name} {found}, and this asks for {wanted}; ask for the same, or encode "
+                "into another folder"
+            )
+    return cache
+
+
 class _ShownPictures:
     """Every picture once per prompt, as rows that `encode_source` reads.
 
     Attributes:
-        places: Row of each picture that was asked for.
+        places: Row in the cache of each picture that was asked for.
         errors: Why a row cannot be used, by its number.
     """
 
@@ -259,47 +280,70 @@ class _ShownPictures:
     def caption(self, row: int) -> str:
         return self._prompts.at(row) or ""
 
-    def remember(self) -> None:
-        """Write down which pictures these are, or find that the folder is about the same.
+    def remember(self) -> bool:
+        """Write down which pictures these are, or find that the folder is about the same, or about them and more.
+
+        Returns:
+            Whether it is about more; `places` then are those in the folder's cache.
 
         Raises:
-            UserError: It is of others.
+            UserError: It is about others.
         """
-        path = self._folder / PICTURES
-        require_writable(path)
-        if not path.exists():
+        require_writable(self._folder / PICTURES)
+        if not (self._folder / KEYS).exists():
             if (self._folder / MANIFEST).exists():
                 raise UserError(
                     f"{self._folder} holds encoded pictures that are no preferences; name another folder"
                 )
             self._write()
-            return
-        found = _read(path)
-        if found.get("sha256") != self._fingerprint:
+            packed = io.BytesIO()
+            np.save(packed, self._keys)
+            write_atomically(self._folder / KEYS, packed.getvalue())
+            return False
+        kept = _read_keys(self._folder / KEYS)
+        self.errors = _read_errors(self._folder / PICTURES)
+        if np.array_equal(kept, self._keys):
+            return False
+        order = np.argsort(kept)
+        found = order[np.searchsorted(kept, self._keys, sorter=order).clip(max=len(kept) - 1)]
+        missing = int((kept[found] != self._keys).sum())
+        if missing:
             raise UserError(
-                f"{self._folder} holds other pictures than these {len(self)} (other data, another split or other "
-                "filters); encode into another folder"
+                f"{self._folder} holds other pictures: {missing} of these {len(self)} are not in it (other data, or "
+                "encoded for a selection of them); encode all into one folder, which then serves every selection"
             )
-        self.errors = {int(row): why for row, why in found.get("unreadable", {}).items()}
+        self.places = found[self.places]
+        return True
 
     def _write(self) -> None:
-        content = {"sha256": self._fingerprint, "pictures": len(self), "unreadable": self.errors}
-        write_atomically(self._folder / PICTURES, json.dumps(content, indent=1).encode())
+        write_atomically(self._folder / PICTURES, json.dumps({"unreadable": self.errors}, indent=1).encode())
 
     @cached_property
-    def _fingerprint(self) -> str:
-        digest = hashlib.sha256(self._places.fingerprint(self._pictures).encode())
-        used, codes = np.unique(self._prompts.codes, return_inverse=True)
-        digest.update(codes.astype(np.int64).tobytes())
-        digest.update("\0".join(self._values[code] for code in used.tolist()).encode(errors="surrogatepass"))
-        return digest.hexdigest()
+    def _keys(self) -> UInt64[np.ndarray, " k"]:
+        """A hash of each picture's name and prompt."""
+        keys = np.empty(len(self), np.uint64)
+        for row, picture in enumerate(self._pictures.tolist()):
+            text = f"{self._places.identity(picture)}\0{self.caption(row)}"
+            digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8)
+            keys[row] = int.from_bytes(digest.digest(), "little")
+        return keys
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_keys(path: Path) -> UInt64[np.ndarray, " k"]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        keys = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path} is damaged; remove the folder and encode again") from error
-    if not isinstance(found, dict):
+    if keys.dtype != np.uint64 or keys.ndim != 1 or not len(keys):
         raise UserError(f"{path} is damaged; remove the folder and encode again")
-    return found
+    return keys
+
+
+def _read_errors(path: Path) -> dict[int, str]:
+    """Why rows of a cache could not be read."""
+    try:
+        return {
+            int(row): why for row, why in json.loads(path.read_text(encoding="utf-8"))["unreadable"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged; remove the folder and encode again") from error

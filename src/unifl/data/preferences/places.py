@@ -5,7 +5,6 @@ A picture is a source, a column and a row: 14 bytes, whatever it holds. Nothing 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -44,8 +43,8 @@ class PictureSource(Protocol):
         """How a file in `folder` refers to it."""
         ...
 
-    def identity(self, rows: Int64[np.ndarray, " n"]) -> bytes:
-        """What tells these rows from those of another source, wherever the files lie."""
+    def identity(self, column: int, row: int) -> str:
+        """What tells it from other pictures, wherever the files lie."""
         ...
 
 
@@ -67,9 +66,9 @@ class PictureFiles:
         """The path as seen from `folder`."""
         return _relative(self.read(column, row), folder)
 
-    def identity(self, rows: Int64[np.ndarray, " n"]) -> bytes:
-        """Their names."""
-        return "\0".join(self.names[row] for row in rows.tolist()).encode(errors="surrogatepass")
+    def identity(self, column: int, row: int) -> str:
+        """Its name."""
+        return self.names[row]
 
 
 class ParquetPictures:
@@ -92,9 +91,9 @@ class ParquetPictures:
         """`file.parquet#column:row`, with the row counted from 0."""
         return f"{_relative(self.path, folder)}#{self.columns[column]}:{row}"
 
-    def identity(self, rows: Int64[np.ndarray, " n"]) -> bytes:
-        """Name of the file and the rows."""
-        return f"{self.path.name}\0{self.columns}".encode() + rows.tobytes()
+    def identity(self, column: int, row: int) -> str:
+        """Name of the file, column and row."""
+        return f"{self.path.name}#{self.columns[column]}:{row}"
 
 
 class HubColumns:
@@ -117,9 +116,9 @@ class HubColumns:
         """`hub:name@split#column:row`."""
         return f"{self.shown}#{self.columns[column]}:{row}"
 
-    def identity(self, rows: Int64[np.ndarray, " n"]) -> bytes:
-        """Name of the data set and the rows."""
-        return f"{self.shown}\0{self.columns}".encode() + rows.tobytes()
+    def identity(self, column: int, row: int) -> str:
+        """Data set, column and row."""
+        return f"{self.shown}#{self.columns[column]}:{row}"
 
 
 @dataclass(frozen=True)
@@ -193,12 +192,9 @@ class Places:
         """The permutation that brings pictures into the order in which they lie on the disk."""
         return np.lexsort((self.column[numbers], self.row[numbers], self.source[numbers]))
 
-    def fingerprint(self, numbers: Int64[np.ndarray, " n"]) -> str:
-        """A hash of what these pictures are called, in this order; it does not look into them."""
-        digest = hashlib.sha256(self.source[numbers].tobytes() + self.column[numbers].tobytes())
-        for number, source in enumerate(self.sources):
-            digest.update(source.identity(self.row[numbers[self.source[numbers] == number]]))
-        return digest.hexdigest()
+    def identity(self, number: int) -> str:
+        """What a picture is called wherever its files lie; it is not looked into."""
+        return self._of(number).identity(int(self.column[number]), int(self.row[number]))
 
     def _of(self, number: int) -> PictureSource:
         return self.sources[int(self.source[number])]
