@@ -130,7 +130,7 @@ def test_what_is_compared_differs_in_what_the_claim_is_about(tmp_path):
     assert everything == absolute
     at = checkpoints_of("sft")
     assert at[1.0] == steps_of("sft") and all(step % at[0.25] == 0 for step in at.values())
-    assert recipe("cpo-1e-3-10").method.objective.winner_weight == 10
+    assert recipe("cpo-1e-3-100").method.objective.winner_weight == 100
 
 
 def test_objectives_are_trained_once_and_named_in_recipes(tmp_path):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from unifl.reproduce.parts import Look, PromptSet, Training
@@ -25,8 +25,8 @@ STEP_SECONDS: Mapping[str, float] = MappingProxyType(
 """A step of 32 pairs on one core: processor time, median of eight, all four in turns."""
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Of the time, at which fine-tuning is looked at."""
-RATES, WEIGHTS = ("3e-4", "1e-3", "3e-3"), ("0.1", "1", "10")
-"""The grid of CPO: learning rates, and weights of the winners' loss."""
+RATES, WEIGHTS = ("1e-3", "3e-3", "1e-2"), ("100", "1000", "10000")
+"""The grid of CPO: learning rates, and weights of the winners' loss, which counts against 1250 of the preference."""
 GRID_STEPS = 60
 
 
@@ -47,7 +47,7 @@ class Setting:
     suffix: str
     title: str
     chosen: str
-    rates: Mapping[str, str]
+    rates: Mapping[str, str] = field(hash=False)
     changes: tuple[str, ...] = ()
     first_seed: int
     prompts: PromptSet = "fresh"
@@ -124,16 +124,17 @@ ABLATIONS: Mapping[str, str] = MappingProxyType(
 )
 """What differs from ncp-dpo."""
 
-
+ONCE_STEPS, ONCE_RATE = 200, "4e-3"
+"""Of every objective of claim f that has no other rate, falling to 0 along a cosine."""
 OBJECTIVES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "dpo": (),
+        "dpo": ("training.learning_rate=6e-3",),
         "ncp-dpo": (_NCP,),
         "ipo": ("method.objective={kind: ipo, beta: 1000}",),
         "hinge": ("method.objective={kind: hinge, beta: auto}",),
-        "cpo": ("method.objective={kind: cpo, beta: auto, winner_weight: 1}",),
-        "sft": ("method.objective={kind: sft}",),
-        "mapo": ("method.objective={kind: mapo}",),
+        "cpo": ("method.objective={kind: cpo, beta: auto, winner_weight: 1000}",),
+        "sft": ("method.objective={kind: sft}", "training.learning_rate=3e-4"),
+        "mapo": ("method.objective={kind: mapo, beta: 0.005}",),
         "pso": ("method.objective={kind: pso}",),
         "inpo": ("method.states={kind: inverted, steps: 5}",),
         "kto": (
@@ -142,6 +143,7 @@ OBJECTIVES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "encode: {folder: $runs/likes-cache, batch_size: 50, with_text: true}}}",
         ),
         "reward-weighted": (
+            "training.learning_rate=1e-3",
             "method={kind: reward_weighted}",
             "data={scored: {kind: preferences, path: $runs/preferences/scored.jsonl, unpaired: true, "
             "encode: {folder: $runs/scored-cache, batch_size: 50, with_text: true}}}",
@@ -252,10 +254,11 @@ def _grid() -> tuple[Training, ...]:
 def _objective(name: str, *changes: str) -> Training:
     """An objective with settings of its own, trained once."""
     data = () if any(change.startswith("data=") for change in changes) else _COMMON
+    length = (f"training.max_train_steps={ONCE_STEPS}", f"training.checkpointing_steps={ONCE_STEPS}")
     return Training(
         name=f"once-{name}",
         recipe="dpo",
-        changes=(*changes, *data, "training.max_train_steps=200", "training.checkpointing_steps=200"),
+        changes=(*length, _COSINE, f"training.learning_rate={ONCE_RATE}", *data, *changes),
         needs=("preferences",),
         looks=(_LOOK,),
         once=True,
