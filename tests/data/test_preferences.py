@@ -211,6 +211,7 @@ def test_chosen_and_rejected_with_everything(tmp_path):
     assert None in rows.users and "ann" in rows.users
     assert rows[2].user == "ann" and rows[2].win_mask.shape == (8, 8) and rows[2].lose_mask is None
     assert rows[0].win_mask is None and rows[0].win.shape == (3, 8, 8)
+    assert rows.has_masks
     assert float(rows[2].win_mask.mean()) == pytest.approx(0.33, abs=0.02)  # red in grey
     write_jsonl(tmp_path / "pairs.jsonl", [*pairs, pairs[2] | {"strength": 1.5}])
     with pytest.raises(UserError, match=r"the strength of row 4 of .*pairs\.jsonl is 1\.5"):

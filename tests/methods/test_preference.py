@@ -14,10 +14,16 @@ from unifl.data.pairs import EncodedPair, Pair
 from unifl.errors import UserError
 from unifl.methods.base import Method, MicroBatch
 from unifl.methods.logit_scale import LogitConfig
+from unifl.methods.ncp import NCPConfig
 from unifl.methods.objectives import CPO, DPO, IPO, PSO, SFT, Hinge, MaPO
 from unifl.methods.preference import Preference, PreferenceConfig
 from unifl.methods.states import InvertedStates
 from unifl.randomness import Key
+
+
+class OfRows(list):
+    """A source that can say more of itself."""
+
 
 ALL = (DPO(), IPO(), Hinge(), CPO(), SFT(), MaPO(), PSO(), PSO(without_reference=True))
 IDS = [f"{type(one).__name__}{'-none' if getattr(one, 'without_reference', False) else ''}" for one in ALL]
@@ -295,6 +301,11 @@ def test_what_does_not_fit_is_told_before_training(make, pairs):
     small = [replace(pair, win=pair.win[:, ::2, ::2], lose=pair.lose[:, ::2, ::2]) for pair in pairs]
     with pytest.raises(UserError, match="have 16 x 16 px but the model draws 32 x 32"):
         method_of(make(), small, DPO())
+    masked = OfRows(pairs)
+    masked.has_masks = True
+    method_of(make(), masked, DPO())
+    with pytest.raises(UserError, match="the source 'pairs' has masks.*set space to {kind: latent}"):
+        method_of(make(), masked, DPO(), space=NCPConfig())
     with pytest.raises(UserError, match="text_encoder to false"):
         method_of(make(full=True, text_encoder=True), pairs, DPO())
     with pytest.raises(UserError, match="beta is -1"):

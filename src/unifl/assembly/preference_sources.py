@@ -5,9 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from accelerate import PartialState
-from tqdm.auto import tqdm
-
+from unifl.assembly.encoding import encoding_first
 from unifl.assembly.preferences_config import PreferencesConfig
 from unifl.data.preferences import Filters, JudgedIndex, JudgedSet, PreferenceSet, read_preferences, select
 from unifl.data.preferences.encoded_sets import EncodedJudgedSet, EncodedPairs, encode_preferences
@@ -85,17 +83,10 @@ def prepared_preferences(
 def _encoded(
     rows: PreferenceRows, given: PreferencesConfig, generator: Generator, name: str
 ) -> EncodedPairs | EncodedJudgedSet:
-    """Everything encoded, by one process for all."""
+    """Everything encoded."""
     how = given.encode
     assert how is not None
-    state = PartialState()
-    with state.main_process_first(), tqdm(disable=not state.is_main_process) as bar:
-        bar.set_description(f"encoding {name}")
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with encoding_first(name) as progress:
         found = encode_preferences(
             generator,
             rows,

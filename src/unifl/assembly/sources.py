@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
-from tqdm.auto import tqdm
 
 from unifl.assembly import world_names
 from unifl.assembly.data_config import CocoConfig, PicturesConfig
+from unifl.assembly.encoding import encoding_first
 from unifl.assembly.objects import is_dotted, make_object
 from unifl.assembly.preference_sources import PreferenceRows, open_preferences, prepared_preferences
 from unifl.assembly.preferences_config import DataConfig, PreferencesConfig
@@ -185,16 +184,10 @@ def prepared(
 
 
 def _encoded(rows: Source, given: PicturesConfig, generator: Generator, name: str) -> EncodedPictures:
-    """Everything encoded, by one process for all."""
+    """Everything encoded."""
     how = given.encode
     assert how is not None
-    state = PartialState()
-    with state.main_process_first(), tqdm(total=len(rows), disable=not state.is_main_process) as bar:
-        bar.set_description(f"encoding {name}")
-
-        def progress(done: int, total: int) -> None:
-            bar.update(done - bar.n)
-
+    with encoding_first(name) as progress:
         cache = encode_source(
             generator,
             rows,

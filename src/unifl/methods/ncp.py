@@ -33,6 +33,11 @@ from unifl.models.generator import Generator
 from unifl.process import Flow, from_x0_eps, renoise_scale, reverse_scale, reverse_step, to_eps, to_x0
 from unifl.randomness import Key
 
+NO_PLACES = (
+    "masks weigh places of latents, which features have not; set space to {kind: latent}, or leave out the "
+    "masks of the pairs"
+)
+
 
 @dataclass(kw_only=True)
 class NCPConfig:
@@ -97,6 +102,8 @@ class NCP:
         UserWarning: Half precision, with numbers.
     """
 
+    has_places: bool = False
+
     def __init__(self, config: NCPConfig, generator: Generator) -> None:
         if config.noise and isinstance(generator.process, Flow):
             raise UserError(
@@ -134,10 +141,7 @@ class NCP:
             UserError: A mask, or a time below `earliest`.
         """
         if mask is not None:
-            raise UserError(
-                "masks weigh places of latents, which features have not; set space to {kind: latent}, or leave out the "
-                "masks of the pairs"
-            )
+            raise UserError(NO_PLACES)
         s, z = self._times(t, key), self._noise(x_t, key)
         features = self.features(self._state(self._perfect(x0, eps, x_t, t), s, z), s, cond)
         return NCPTruth(features, s, cond, self._divisor(t, s, features), z)

@@ -31,6 +31,7 @@ from unifl.errors import UserError
 from unifl.methods.base import MicroBatch, Source, StepOutput
 from unifl.methods.counting import Evaluations
 from unifl.methods.logit_scale import LogitScale
+from unifl.methods.ncp import NO_PLACES
 from unifl.methods.objectives import (
     CPO,
     DPO,
@@ -78,7 +79,8 @@ class Preference:
 
     Raises:
         UserError: No pairs, pairs of another size than the model's, an objective that needs a reference and has none,
-            a user adapter without users or the other way round, or users without an embedding (see `check_users`).
+            masks in a space without places, a user adapter without users or the other way round, or users without an
+            embedding (see `check_users`).
     """
 
     def __init__(
@@ -99,6 +101,8 @@ class Preference:
         self.surrogate = Surrogate(
             generator, config, needs_reference=needs_reference(objective), wanted_by=objective.kind
         )
+        if not self.surrogate.space.has_places and getattr(sources[config.source], "has_masks", False):
+            raise UserError(f"the source {config.source!r} has masks: {NO_PLACES}")
         self._scale = None if (beta := beta_of(objective)) is None else LogitScale(*beta)
         self._losers = not isinstance(objective, SFT)
         self.sources: Mapping[str, Source] = {config.source: sources[config.source]}

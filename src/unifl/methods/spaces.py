@@ -41,10 +41,12 @@ class Space(Protocol):
     Attributes:
         roles: Roles of the generator that it needs.
         earliest: Smallest time that it can be asked at.
+        has_places: Whether a mask can weigh its places.
     """
 
     roles: tuple[str, ...]
     earliest: float
+    has_places: bool
 
     def truth(
         self,
@@ -115,6 +117,7 @@ class LatentSpace:
 
     roles: tuple[str, ...] = ()
     earliest: float = 0.0
+    has_places: bool = True
 
     def __init__(self, generator: Generator) -> None:
         self.generator = generator

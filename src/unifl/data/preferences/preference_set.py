@@ -98,6 +98,11 @@ class PreferenceSet:
         """Who chose, each once, and None where some pair does not say; no picture is read."""
         return self.index.who()
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether any pair says where it was won; no picture is read."""
+        return self.index.masks is not None
+
     def name(self, row: int) -> str:
         """What errors call a pair."""
         return self.index.name(row)
