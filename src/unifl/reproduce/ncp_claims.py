@@ -139,31 +139,31 @@ def _of_grid(table: Table, method: str) -> list[Figure]:
 
 def tuned(table: Table, prepared: Path) -> Finding:
     """Claim d: fine-tuning on winners reaches its best in less time."""
-    curves = {name: _over_time(table, name) for name in ("sft", "ncp-sft")}
+    curves = {name: _wins_over_time(table, name) for name in ("sft", "ncp-sft")}
     best = max(y for _, y, _, _ in curves["sft"])
     when = {
         name: min((x for x, y, _, _ in points if y >= best), default=None) for name, points in curves.items()
     }
     assert when["sft"] is not None
     reached = when["ncp-sft"]
-    ahead = table.change(_VALIDATION, "ncp-sft", "sft")
     said = "is not reached by ncp-sft" if reached is None else f"is reached by ncp-sft after {reached:.0f} s"
     drawn: Curves = {
-        "validation judge: overall over seconds of training": curves,
-        "validation judge: wins over the base over seconds of training": {
-            name: _wins_over_time(table, name) for name in curves
+        "validation judge: wins over the base over seconds of training": curves,
+        "validation judge: overall over seconds of training": {
+            name: _over_time(table, name) for name in curves
         },
     }
     return decided(
         "d", "In the embedding space, fine-tuning on winners learns in less time",
         paper="PickScore against time (section 6)",
-        rule="ncp-sft reaches the best validation score of sft in less time than sft",
+        rule="ncp-sft reaches the best win rate of sft over the base, by the validation judge, in less time than sft",
         holds=reached is not None and reached < when["sft"],
         rows=[
-            Row(what="validation: ncp-sft - sft, both at the end", figure=ahead),
-            *(Row(what=f"validation: {name} - base", figure=table.change(_VALIDATION, name, "base"))
-              for name in ("sft", "ncp-sft")),
-            *(win_row(f"gold: {name} beats the base", table.wins(name, "base")) for name in ("sft", "ncp-sft")),
+            win_row("validation: ncp-sft beats sft, both at the end",
+                    table.wins("ncp-sft", "sft", metric=_VALIDATION)),
+            *(Row(what=f"validation, overall: {name} - base", figure=table.change(_VALIDATION, name, "base"))
+              for name in curves),
+            *(win_row(f"gold: {name} beats the base", table.wins(name, "base")) for name in curves),
         ],
         curves=drawn,
         notes=f"The best of sft, after {when['sft']:.0f} s, {said}. {_equal_time('sft', 'ncp-sft')}",

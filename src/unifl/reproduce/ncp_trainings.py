@@ -112,7 +112,7 @@ _COMMON = (
 
 
 TUNED_RATE = "3e-4"
-"""Of fine-tuning on winners: TUNED_CHOSEN."""
+"""Of fine-tuning on winners in both spaces, constant after its warm-up, so that looks on the way are comparable."""
 ABLATIONS: Mapping[str, str] = MappingProxyType(
     {
         "ncp-mid": "layer: mid",
@@ -138,7 +138,8 @@ OBJECTIVES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "pso": ("method.objective={kind: pso}",),
         "inpo": ("method.states={kind: inverted, steps: 5}",),
         "kto": (
-            "method={kind: kto, beta: 10000}",
+            "training.learning_rate=2e-3",
+            "method={kind: kto, beta: 5000}",
             "data={likes: {kind: preferences, path: $runs/preferences/likes.jsonl, "
             "encode: {folder: $runs/likes-cache, batch_size: 50, with_text: true}}}",
         ),
