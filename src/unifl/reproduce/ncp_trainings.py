@@ -111,7 +111,7 @@ _COMMON = (
 )
 
 
-TUNED_RATE = "3e-4"
+TUNED_RATE = "1e-4"
 """Of fine-tuning on winners in both spaces, constant after its warm-up, so that looks on the way are comparable."""
 ABLATIONS: Mapping[str, str] = MappingProxyType(
     {
