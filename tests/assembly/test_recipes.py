@@ -24,7 +24,8 @@ from unifl.feedback import LatentProxyConfig, make_proxy, save_proxy
 from unifl.testing import tiny_folder
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
-OF_A_FAMILY = [path for path in RECIPES if path.stem.startswith(("sd15_", "sd21_", "sdxl_"))]
+OF_A_FAMILY = [path for path in RECIPES if path.stem.startswith(("sd15_", "sd21_", "sd3_", "sdxl_"))]
+_PLANNED = [path for path in OF_A_FAMILY if not path.stem.startswith("sd3_")]
 _OF_THE_WORLD = [pytest.param(path, id=path.stem) for path in RECIPES if path not in OF_A_FAMILY]
 WORLD = Path(__file__).parents[2] / "src/unifl/world/assets/pipeline"
 ROWS = {"prompts": "PROMPTS", "pairs": "PAIRS", "likes": "JUDGED", "scored": "JUDGED"}
@@ -36,11 +37,10 @@ FILES = {
 NEEDS = {"structure": "masks", "layout": "semantic", "style": "image"}
 
 
-def _slow_but(*names):
+def _slow_but(*names, of=OF_A_FAMILY):
     """The recipes of families, slow but for some: in the default suite each family and kind of training is there."""
     return [
-        pytest.param(path, id=path.stem, marks=() if path.stem in names else pytest.mark.slow)
-        for path in OF_A_FAMILY
+        pytest.param(path, id=path.stem, marks=() if path.stem in names else pytest.mark.slow) for path in of
     ]
 
 
@@ -84,6 +84,10 @@ def _toy_parts(path):
     return changes
 
 
+def _family(path):
+    return path.stem.partition("_")[0]
+
+
 def _skip_without_8_bits(path):
     if "adamw8bit" in path.read_text():
         pytest.importorskip("bitsandbytes")
@@ -93,8 +97,8 @@ def on_the_tiny_model(path, folder):
     """Overrides that put a tiny model and toys in place of what a recipe names, and change nothing else but sizes."""
     raw = configs.load(path, dict)
     changes = _toy_parts(path)
-    family = path.stem[:4] if path in OF_A_FAMILY else "sd15"
-    tiny = folder.parent / {"sd15": "tiny", "sd21": "tiny_21", "sdxl": "tiny_xl"}[family]
+    family = _family(path) if path in OF_A_FAMILY else "sd15"
+    tiny = folder.parent / {"sd15": "tiny", "sd21": "tiny_21", "sd3": "tiny_3", "sdxl": "tiny_xl"}[family]
     if not tiny.exists():
         tiny_folder(family, tiny)
     changes += [f"output_dir={folder}", f"model.pretrained_model_name_or_path={tiny}", "validation=null"]
@@ -130,6 +134,7 @@ def on_the_tiny_model(path, folder):
             "sd15_kto_lora",
             "sdxl_pso_lora",
             "sd15_ppd_dpo",
+            "sd3_flow_dpo_lora",
         ),
     ],
 )
@@ -145,11 +150,13 @@ def test_each_recipe_takes_a_step_on_the_tiny_model(path, workspace):
     assert (workspace / "run/model" / FILES[recipe.model.train.kind]).exists()
 
 
-@pytest.mark.parametrize("path", _slow_but("sdxl_unifl_stage2_lora", "sdxl_ncp_dpo_lora", "sd15_ppd_dpo"))
+@pytest.mark.parametrize(
+    "path", _slow_but("sdxl_unifl_stage2_lora", "sdxl_ncp_dpo_lora", "sd15_ppd_dpo", of=_PLANNED)
+)
 def test_each_recipe_of_a_family_is_planned_without_its_files(path, workspace):
     """Its critics and data stay as they are written: nothing of them is opened."""
     _skip_without_8_bits(path)
-    tiny = tiny_folder(path.stem[:4], workspace / "model")
+    tiny = tiny_folder(_family(path), workspace / "model")
     changes = [f"model.pretrained_model_name_or_path={tiny}", "model.resolution=32"]
     forecast = plan_recipe(path, changes)
     memory = forecast.plan.memory

@@ -18,6 +18,7 @@ from unifl.methods.ncp import NCPConfig
 from unifl.methods.objectives import CPO, DPO, IPO, PSO, SFT, Hinge, MaPO
 from unifl.methods.preference import Preference, PreferenceConfig
 from unifl.methods.states import InvertedStates
+from unifl.methods.surrogate import Surrogate
 from unifl.randomness import Key
 
 
@@ -86,6 +87,20 @@ def test_swapping_winner_and_loser_mirrors_the_gradient(make, pairs, batch, obje
     back = gradient(method_of(generator, pairs, objective), batch(source=swapped))
     assert forth.norm() > 0
     torch.testing.assert_close(forth, -back, rtol=1e-3, atol=1e-3 * float(forth.abs().max()))
+
+
+@pytest.mark.parametrize("settings", [{}, {"times": "logit_normal"}, {"grid_steps": 4}], ids=str)
+def test_times_of_a_flow_are_shifted_as_it_is_sampled(make, settings):
+    method = Surrogate(make("sd3"), PreferenceConfig(**settings), needs_reference=False, wanted_by="dpo")
+    schedule, key = method.generator.schedule, Key(0, 0, tuple(range(6)))
+    cond = method.generator.encode_prompts(["a cat"] * 6)
+    shown = {}
+    for shift in (1.0, 3.0):
+        schedule.shift = shift
+        with torch.no_grad():
+            shown[shift] = method.compare(torch.zeros(6, *method.generator.latent_shape), cond, key).t
+    torch.testing.assert_close(shown[3.0], 3 * shown[1.0] / (1 + 2 * shown[1.0]))
+    assert shown[1.0].unique().numel() > 2
 
 
 @pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])

@@ -40,7 +40,8 @@ class SurrogateConfig:
     states: NoisedStates | InvertedStates = field(default_factory=NoisedStates)
     """`kind: noised`, or `kind: inverted` for states that the student's own inversion gives (InPO)."""
     times: Literal["uniform", "logit_normal"] = "uniform"
-    """How t is drawn; logit_normal is what flow models are trained with (Esser et al., arXiv 2403.03206, eq. 19)."""
+    """How t is drawn; logit_normal is what flow models are trained with (Esser et al., arXiv 2403.03206, eq. 19). Of a
+    flow model with a shift, what is drawn is shifted, as in its training and sampling (eq. 23)."""
     grid_steps: int | None = None
     """Times of a sampler of so many steps alone, for students of few steps; null is all of the training schedule."""
     reference: Literal["start", "ema", "none"] = "start"
@@ -161,7 +162,8 @@ class Surrogate:
 
     def _times(self, key: Key) -> Float[Tensor, " b"]:
         if self.config.times == "logit_normal":
-            return torch.sigmoid(key.normal("surrogate/time", (1,))[:, 0]).clamp(min=self.space.earliest)
+            drawn = torch.sigmoid(key.normal("surrogate/time", (1,))[:, 0])
+            return self.generator.schedule.shifted(drawn).clamp(min=self.space.earliest)
         grid = self._grid()
         return grid[key.integers("surrogate/time", 0, len(grid))]
 
@@ -169,7 +171,7 @@ class Surrogate:
         """The times that a uniform draw takes, from the first that the space has."""
         points = self.config.grid_steps or self.generator.num_train_timesteps
         lowest = max(1, math.ceil(self.space.earliest * points))
-        return torch.arange(lowest, points + 1) / points
+        return self.generator.schedule.shifted(torch.arange(lowest, points + 1) / points)
 
     def count(self, count: Evaluations, copies: int) -> None:
         """Evaluations per training step, for so many samples per row."""

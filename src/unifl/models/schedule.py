@@ -61,6 +61,10 @@ class DiffusionSchedule:
         """The time t of a timestep 0, ..., T - 1 of training; float32, shape kept."""
         return time_of_index(index, self.num_train_timesteps)
 
+    def shifted(self, u: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """The time that a draw from (0, 1] becomes: itself."""
+        return u
+
     def timestep(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """What the network is told at times t in (0, 1]."""
         return index_of_time(t, self.num_train_timesteps)
@@ -128,7 +132,10 @@ class FlowSchedule:
 
     def time_of_index(self, index: Tensor) -> Float[Tensor, "..."]:
         """The shifted time of a timestep 0, ..., T - 1 of training; float32, shape kept."""
-        u = time_of_index(index, self.num_train_timesteps)
+        return self.shifted(time_of_index(index, self.num_train_timesteps))
+
+    def shifted(self, u: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """The time that a draw from (0, 1] becomes."""
         return self.shift * u / (1 + (self.shift - 1) * u)
 
     def timestep(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
