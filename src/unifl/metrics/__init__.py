@@ -1,5 +1,9 @@
 """Numbers from samples: distances, diversity, intervals, paired comparisons, and the file that holds them."""
 
+from unifl.metrics.bradley_terry import ELO as ELO
+from unifl.metrics.bradley_terry import Ranking as Ranking
+from unifl.metrics.bradley_terry import bradley_terry as bradley_terry
+from unifl.metrics.cmmd import cmmd as cmmd
 from unifl.metrics.diversity import relative_diversity as relative_diversity
 from unifl.metrics.diversity import seed_diversity as seed_diversity
 from unifl.metrics.frechet import frechet_distance as frechet_distance
@@ -17,7 +21,10 @@ from unifl.metrics.kid import kernel_replicates as kernel_replicates
 from unifl.metrics.paired import Paired as Paired
 from unifl.metrics.paired import paired_comparison as paired_comparison
 from unifl.metrics.paired import paired_over_seeds as paired_over_seeds
+from unifl.metrics.prdc import Prdc as Prdc
+from unifl.metrics.prdc import prdc as prdc
 from unifl.metrics.result import Result as Result
 from unifl.metrics.result import merge_results as merge_results
 from unifl.metrics.result import read_result as read_result
 from unifl.metrics.result import write_result as write_result
+from unifl.metrics.vendi import vendi_score as vendi_score

@@ -68,8 +68,8 @@ def frechet_replicates(
     return values
 
 
-def as_features(features: np.ndarray | Tensor) -> np.ndarray:
-    """Features as a checked float64 array ``(n, d)``."""
+def as_features(features: np.ndarray | Tensor, *, limit: int | None = MAX_DIMENSIONS) -> np.ndarray:
+    """Features as a checked float64 array ``(n, d)``; ``limit`` is the most dimensions, None for any number."""
     array = (
         features.detach().cpu().double().numpy()
         if isinstance(features, Tensor)
@@ -78,9 +78,9 @@ def as_features(features: np.ndarray | Tensor) -> np.ndarray:
     n, d = array.shape
     if n < 2:
         raise UserError(f"a distance between distributions needs at least two samples, got {n}")
-    if d > MAX_DIMENSIONS:
+    if limit is not None and d > limit:
         raise UserError(
-            f"features have {d} dimensions, at most {MAX_DIMENSIONS} are allowed: with more, the covariance of a few "
+            f"features have {d} dimensions, at most {limit} are allowed: with more, the covariance of a few "
             "thousand samples is mostly noise; project them first"
         )
     if not np.isfinite(array).all():
