@@ -135,7 +135,7 @@ class BlackBoxFeedback:
 
 
 class JpegSize:
-    """How small a picture is as a JPEG: minus its kilobytes (1,000 bytes), so that smoother pictures score higher.
+    """How small, or how large, a picture is as a JPEG, in kilobytes (1,000 bytes); small pictures are smooth ones.
 
     No gradient passes through a file, which makes this a first test of what learns from scores alone (used so by DDPO,
     Black et al., arXiv 2305.13301). Pillow's other settings stay as they are (4:2:0 chroma).
@@ -143,6 +143,10 @@ class JpegSize:
     Args:
         quality: Of the JPEG, 1 to 95.
         name: What losses and metrics are called after.
+        prefer: "small": scores are minus the kilobytes; "large": the kilobytes.
+
+    Raises:
+        UserError: Another quality or preference.
     """
 
     space: Space = "pixel"
@@ -150,19 +154,24 @@ class JpegSize:
     needs: frozenset[str] = frozenset()
     range: tuple[float, float] | None = None
 
-    def __init__(self, quality: int = 90, *, name: str = "jpeg_size") -> None:
+    def __init__(
+        self, quality: int = 90, *, name: str = "jpeg_size", prefer: Literal["small", "large"] = "small"
+    ) -> None:
         if not 1 <= quality <= 95:
             raise UserError(f"the quality of a JPEG is {quality}; choose 1 to 95")
+        if prefer not in ("small", "large"):
+            raise UserError(f"prefer is {prefer!r}; choose small or large")
         self.quality = quality
         self.name = name
+        self._sign = 1 if prefer == "large" else -1
 
     def __call__(self, images: Float[Tensor, "b 3 h w"], prompts: Sequence[str]) -> Float[Tensor, " b"]:
-        """Minus the kilobytes of each picture; prompts are ignored."""
+        """Kilobytes of each picture, or minus them; prompts are ignored."""
         sizes = []
         for picture in _handed_over(images.detach(), "pil"):
             file = io.BytesIO()
             picture.save(file, "JPEG", quality=self.quality)
-            sizes.append(-len(file.getvalue()) / 1000)
+            sizes.append(self._sign * len(file.getvalue()) / 1000)
         return torch.tensor(sizes, device=images.device)
 
 

@@ -1,0 +1,165 @@
+"""Published weights of scorers: found, read, and held to what the model needs."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from unifl.errors import UserError
+from unifl.feedback.pretrained import find_place
+from unifl.feedback.scorers.looking import Looking, looking_of
+from unifl.feedback.scorers.open_clip import from_open_clip
+
+_BUFFERS = ("position_ids",)  # of old checkpoints: numbers in a row, no weights
+
+
+def load_two_towers(name: str, kind: str, revision: str | None) -> nn.Module:
+    """A model of transformers with a tower for pictures and one for text.
+
+    Args:
+        name: Hub name or folder.
+        kind: Its class.
+        revision: Of the hub repository.
+
+    Raises:
+        UserError: Nothing there, another kind of model, or weights that are missing or surplus.
+    """
+    import transformers
+
+    place = find_place(name)
+    try:
+        model, info = getattr(transformers, kind).from_pretrained(
+            place, revision=revision, dtype=torch.float32, output_loading_info=True
+        )
+    except OSError as error:
+        raise UserError(
+            f"cannot read {name}, as a folder or on the hub ({_first_line(error)}); check the name, or download it "
+            "once where there is a network and give the folder"
+        ) from error
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise UserError(f"the weights of {name} do not fit {kind}: {_first_line(error)}") from error
+    surplus = [key for key in info["unexpected_keys"] if not key.endswith(_BUFFERS)]
+    require_exact(name, list(info["missing_keys"]), surplus)
+    return model
+
+
+def load_open_clip(weights: str, base: str, revision: str | None) -> nn.Module:
+    """CLIP with weights in the layout of open_clip.
+
+    Args:
+        weights: See `read_state`.
+        base: Folder or hub name with the config of the same model in transformers.
+        revision: Of the weights.
+
+    Raises:
+        UserError: Nothing there, or weights that are missing, surplus, or of other shapes.
+    """
+    import transformers
+
+    state = from_open_clip(read_state(weights, revision))
+    try:
+        config = transformers.CLIPConfig.from_pretrained(find_place(base))
+    except OSError as error:
+        raise UserError(
+            f"{weights} needs the config and the tokenizer of {base}, which cannot be reached "
+            f"({_first_line(error)}); give a folder with them as `base`"
+        ) from error
+    model = transformers.CLIPModel(config)
+    own = model.state_dict()
+    require_exact(weights, sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys()))
+    for key, tensor in state.items():
+        if tensor.shape != own[key].shape:
+            raise UserError(
+                f"{weights}: {key} has the shape {tuple(tensor.shape)}, and {base} needs {tuple(own[key].shape)}; "
+                "take the base that the weights were trained from"
+            )
+    model.load_state_dict({key: tensor.float() for key, tensor in state.items()})
+    return model
+
+
+def read_state(name: str, revision: str | None = None) -> Mapping[str, Tensor]:
+    """The tensors of one file: a path, or `owner/repository/file` on the hub.
+
+    A `.pt` or `.pth` is read as tensors alone: nothing in it is run.
+
+    Raises:
+        UserError: No such file, or one that holds something else.
+    """
+    path = Path(name).expanduser()
+    if not path.is_file():
+        path = _from_hub(name, revision)
+    try:
+        found: Any = (
+            load_file(str(path))
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise UserError(f"{path} cannot be read as weights: {_first_line(error)}") from error
+    found = found.get("state_dict", found) if isinstance(found, dict) else found
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise UserError(f"{path} holds no table of tensors; give the file of weights that was published")
+    return found
+
+
+def tokenizer_and_looking(name: str, revision: str | None) -> tuple[Any, Looking]:
+    """The tokenizer of a model, and what its image processor asks for.
+
+    Raises:
+        UserError: Nothing there, or a processor that is not understood.
+    """
+    from transformers import AutoTokenizer
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    place = find_place(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
+        settings = ImageProcessingMixin.get_image_processor_dict(place, revision=revision)[0]
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{name} has no tokenizer or no preprocessor_config.json that can be read ({_first_line(error)}); give a "
+            "model that has both as `base`"
+        ) from error
+    return tokenizer, looking_of(settings, model=name)
+
+
+def require_exact(name: str, missing: list[str], surplus: list[str]) -> None:
+    """Refuse a checkpoint that does not hold exactly the weights of its model.
+
+    Raises:
+        UserError: With the first of them.
+    """
+    for what, keys in (("lacks", missing), ("holds", surplus)):
+        if keys:
+            rest = "which would be random" if what == "lacks" else "which this model does not have"
+            raise UserError(
+                f"{name} {what} {len(keys)} weights ({keys[0]}{', ...' if len(keys) > 1 else ''}), {rest}; use the "
+                "checkpoint that was published for this scorer"
+            )
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    parts = name.split("/")
+    if len(parts) < 3 or name.startswith((".", "/", "~")):
+        raise UserError(f"there are no weights at {name}; give a file, or owner/repository/file on the hub")
+    try:
+        return Path(hf_hub_download("/".join(parts[:2]), "/".join(parts[2:]), revision=revision))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"there is no file {name}, and it cannot be fetched ({_first_line(error)}); download it once where there "
+            "is a network and give its path"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

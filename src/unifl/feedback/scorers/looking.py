@@ -1,0 +1,104 @@
+"""How a scorer is shown a picture, in torch, with a gradient.
+
+The originals scale with Pillow, on bytes. Here pictures are scaled as numbers; without rounding the result differs from
+theirs by at most a few 255ths (docs/scorers.md), and with `rounds` by what is left of that, but without a gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from unifl.errors import UserError
+
+Fit = Literal["crop", "pad", "squash"]
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+_MODES: Mapping[int, str] = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looking:
+    """Scaling of pictures in [0, 1] to a square, and normalisation.
+
+    Attributes:
+        size: Pixels along each side.
+        fit: crop: the shorter side becomes `size`, and the middle is cut out. pad: the longer side does, and the rest
+            is black. squash: both sides do, whatever the picture's shape.
+        mean: Of the channels.
+        std: Of the channels.
+        mode: Of interpolation, with antialiasing.
+        rounds: To 255ths after scaling, as files have; no gradient passes.
+    """
+
+    size: int
+    fit: Fit = "crop"
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+    mode: str = "bicubic"
+    rounds: bool = False
+
+    def __call__(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 s s"]:
+        """What the network is shown."""
+        shown = self._scaled(images)
+        if self.rounds:
+            shown = (shown * 255).round() / 255
+        shown = self._cut(shown) if self.fit == "crop" else self._padded(shown)
+        mean, std = (shown.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        return (shown - mean) / std
+
+    def _scaled(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        if self.fit == "squash":
+            target = (self.size, self.size)
+        elif self.fit == "crop":
+            shorter = min(height, width)
+            target = (self.size * height // shorter, self.size * width // shorter)
+        else:
+            scale = self.size / max(height, width)
+            target = (max(1, round(height * scale)), max(1, round(width * scale)))
+        if target == (height, width):
+            return images
+        # it overshoots at edges, which bytes cannot
+        return F.interpolate(images, size=target, mode=self.mode, antialias=True).clamp(0, 1)
+
+    def _cut(self, images: Tensor) -> Tensor:
+        top, left = ((side - self.size) // 2 for side in images.shape[-2:])
+        return images[..., top : top + self.size, left : left + self.size]
+
+    def _padded(self, images: Tensor) -> Tensor:
+        spare_y, spare_x = (self.size - side for side in images.shape[-2:])
+        return F.pad(images, (spare_x // 2, spare_x - spare_x // 2, spare_y // 2, spare_y - spare_y // 2))
+
+
+def looking_of(settings: Mapping[str, Any], *, model: str) -> Looking:
+    """What a `preprocessor_config.json` of CLIP or SigLIP asks for.
+
+    Raises:
+        UserError: Sizes that are no square, or pixels of another range than [0, 1] before normalisation.
+    """
+    factor = settings.get("rescale_factor", 1 / 255)
+    if not math.isclose(factor, 1 / 255, rel_tol=1e-3):
+        raise UserError(
+            f"the image processor of {model} multiplies bytes by {factor}; only 1/255 is understood"
+        )
+    crops = bool(settings.get("do_center_crop"))
+    size = settings.get("crop_size" if crops else "size")
+    sides = {size} if isinstance(size, int) else set((size or {}).values())
+    if len(sides) != 1:
+        raise UserError(
+            f"the image processor of {model} scales to {size}, which is no square; a scorer needs one"
+        )
+    return Looking(
+        size=int(sides.pop()),
+        fit="crop" if crops else "squash",
+        mean=tuple(settings.get("image_mean", CLIP_MEAN)),
+        std=tuple(settings.get("image_std", CLIP_STD)),
+        mode=_MODES.get(settings.get("resample", 3), "bicubic"),
+    )
