@@ -156,7 +156,8 @@ class Recipe:
     """`kind:` unifl, refl, finetune, lcd, guided_distillation, progressive, preference, kto or reward_weighted, with
     the settings of that method."""
     rewards: dict[str, str | Part] = field(default_factory=dict)
-    """Rewards by the name that the method calls them: `world:rewards/color`, a folder, `package.module:name`."""
+    """Rewards by the name that the method calls them: `world:rewards/color`, `scorer:pickscore`, a folder,
+    `package.module:name`."""
     levels: str | None = None
     """Where hinge levels come from if `method.aesthetic.levels` gives none: `world:levels`, a JSON file
     {axis: level}, or a folder of preference pairs, whose preferred pictures every reward then scores."""

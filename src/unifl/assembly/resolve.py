@@ -1,6 +1,7 @@
 """Names of feedback and judges in recipes become objects; `sources` does so for data.
 
     world:...              what the package ships, see `world_names`
+    scorer:name            a scorer that people use, see `unifl.feedback.scorers`
     package.module:name    an object, a class or a function of your own (the working folder is searched too)
     path                   a folder of reward weights, or of a latent proxy
 
@@ -33,8 +34,10 @@ from unifl.feedback import (
 from unifl.feedback.combine import Affine, WeightedSum
 from unifl.feedback.latent_proxy_files import is_proxy
 from unifl.feedback.networks import TRUNK_FILE, RewardNetwork, SharedTrunk, load_head, load_trunk
+from unifl.feedback.scorers import open_scorer
 
 WORLD = world_names.PREFIX
+SCORER = "scorer:"
 
 
 # --- feedback and judges ---------------------------------------------------------------------------------
@@ -60,8 +63,9 @@ def feedback(
     """A reward.
 
     Args:
-        given: `world:rewards/<axis>`; `<folder>/<head>` for weights that `save_family` wrote, or the folder where that
-            has one head; the folder of a latent proxy, which stays as it is; or a dotted path.
+        given: `world:rewards/<axis>`; `scorer:<name>`, with `weights` and `base` as arguments; `<folder>/<head>` for
+            weights that `save_family` wrote, or the folder where that has one head; the folder of a latent proxy, which
+            stays as it is; or a dotted path.
         name: What the method calls it.
         device: Where its network goes.
         trunks: Trunks that others loaded, by folder; gets this one's.
@@ -72,6 +76,8 @@ def feedback(
     part = given if isinstance(given, Part) else Part(path=given)
     if part.path.startswith(WORLD):
         found: Feedback = world_names.part(part.path, "rewards")
+    elif part.path.startswith(SCORER):
+        found = _scorer(part)
     elif is_dotted(part.path):
         found = as_feedback(
             made(part), name=name, needs_prompt=part.needs_prompt, differentiable=part.differentiable
@@ -86,7 +92,16 @@ def feedback(
 
 def is_file(path: str) -> bool:
     """Whether a name means files, not something of the world or of a module."""
-    return not path.startswith(WORLD) and not is_dotted(path)
+    return not path.startswith((WORLD, SCORER)) and not is_dotted(path)
+
+
+def _scorer(part: Part) -> Feedback:
+    try:
+        return open_scorer(part.path.removeprefix(SCORER), **part.kwargs)
+    except TypeError as error:
+        raise UserError(
+            f"{part.path} cannot be opened with {part.kwargs}; its arguments are weights, base and revision"
+        ) from error
 
 
 def critic(given: str | Part | CriticConfig, *, name: str, device: torch.device | str = "cpu") -> Critic:

@@ -20,6 +20,7 @@ from unifl.cli.proxy import proxy
 from unifl.cli.publish import push
 from unifl.cli.report import report
 from unifl.cli.reproduce import reproduce
+from unifl.cli.score import score, scorers
 from unifl.cli.train import train
 from unifl.cli.world import world
 
@@ -65,6 +66,8 @@ app.command()(generate)
 app.command()(evaluate)
 app.command(cls=CompareCommand)(compare)
 app.command()(report)
+app.command()(score)
+app.command()(scorers)
 app.add_typer(prompts, name="prompts")
 app.add_typer(preferences, name="preferences")
 app.add_typer(world, name="world")

@@ -3,7 +3,7 @@
     open_scorer("pickscore")                                  # by its hub name, or from the hub's cache
     open_scorer("hpsv2.1", weights="HPS_v2.1_compressed.pt", base="CLIP-ViT-H-14-laion2B-s32B-b79K")
 
-In a recipe: `rewards: {pick: {path: unifl.feedback.scorers:open_scorer, kwargs: {kind: pickscore}}}`.
+In a recipe: `rewards: {pick: scorer:pickscore}`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,118 @@
+"""`unifl score`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unifl.cli.console import interrupted, out, progress_line, quiet_libraries, this_command
+from unifl.errors import UserError
+
+Given = Annotated[
+    list[str] | None,
+    typer.Option(help="Where a scorer's weights are, as NAME=PATH.", metavar="NAME=PATH"),
+]
+
+
+def score(
+    folder: Annotated[Path, typer.Argument(help="Pictures with metadata.jsonl, as `unifl generate` writes.")],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Scorers: pickscore, world:rewards/color, a folder, module:name; LABEL=... gives the score a name.",
+            metavar="SCORER...",
+        ),
+    ] = None,
+    weights: Given = None,
+    base: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The model whose tokenizer and config a scorer takes, as NAME=PATH.", metavar="NAME=PATH"
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Pictures at once.", min=1)] = 16,
+    again: Annotated[bool, typer.Option("--again", help="Score what has a score already, too.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+) -> None:
+    """Score pictures, and write the scores beside their prompts.
+
+    Every scorer that trains a model can be asked, and none of them has to
+    be told how pictures were made. Afterwards the folder is a sample store:
+    `unifl preferences report FOLDER --score NAME` shows its pairs, and
+    recipes learn from them. Scores that are there are kept, so an
+    interrupted call goes on where it was. `unifl scorers` lists those
+    that come by name.
+
+    For example:
+
+        unifl score pictures sharpness jpeg_small
+        unifl score pictures pickscore hps=hpsv2.1 --weights hps=HPS_v2.1_compressed.pt --base hps=CLIP-ViT-H-14
+        unifl score samples world:rewards/color mine=my_rewards:colour
+    """
+    quiet_libraries()
+    import torch
+
+    from unifl.assembly import resolve
+    from unifl.assembly.part import Part
+    from unifl.assembly.scoring import score_folder
+    from unifl.feedback.scorers import SCORERS
+
+    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    asked = dict(_labelled(name) for name in names or ())
+    if not asked:
+        raise UserError(
+            "no scorer was named; write one or more after the folder (`unifl scorers` lists them)"
+        )
+    arguments = {"weights": _by_label(weights, asked), "base": _by_label(base, asked)}
+    scorers = {}
+    for label, path in asked.items():
+        given = {key: values[label] for key, values in arguments.items() if label in values}
+        part = Part(path=f"{resolve.SCORER}{path}" if path in SCORERS else path, kwargs=given)
+        scorers[label] = resolve.feedback(part, name=label, device=place)
+    try:
+        found = score_folder(
+            folder, scorers, batch_size=batch_size, again=again, device=place, progress=progress_line
+        )
+    except KeyboardInterrupt:
+        raise interrupted(f"scores so far are kept; go on with: {this_command()}") from None
+    for label, mean in found.items():
+        out.print(
+            f"{label}: {mean.value:.4g} [{mean.low:.4g}, {mean.high:.4g}] over {mean.n} prompts",
+            highlight=False,
+        )
+
+
+def scorers() -> None:
+    """List the scorers that come by name, with what to know of each.
+
+    For example:
+
+        unifl scorers
+    """
+    from rich.table import Table
+
+    from unifl.feedback.scorers import SCORERS
+
+    table = Table("name", "scale", "sees", "favours", "weights")
+    for name, card in SCORERS.items():
+        table.add_row(name, card.scale, card.sees, card.biases, card.weights or "none")
+    out.print(table)
+
+
+def _labelled(text: str) -> tuple[str, str]:
+    label, equals, path = text.partition("=")
+    if equals:
+        return label, path
+    return text.rpartition(":")[2].rpartition("/")[2] or text, text
+
+
+def _by_label(given: list[str] | None, asked: dict[str, str]) -> dict[str, str]:
+    found = {}
+    for text in given or ():
+        label, equals, path = text.partition("=")
+        if not equals or label not in asked:
+            raise UserError(f"{text!r} gives no scorer of {', '.join(asked)} a path; write NAME=PATH")
+        found[label] = path
+    return found

@@ -1,0 +1,35 @@
+"""`unifl score` and `unifl scorers`."""
+
+from __future__ import annotations
+
+import json
+
+
+def test_pictures_are_scored_from_the_command_line(workspace, unifl):
+    drawn = unifl(
+        "generate", "tiny", "a red circle", "a dog", "--steps", "1", "--out", "drawn", "--count", "2"
+    )
+    assert drawn.exit_code == 0, drawn.output
+    result = unifl("score", "drawn", "sharpness", "colour=colourfulness", "mine=assembly_toy:RewardNet")
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in (workspace / "drawn/metadata.jsonl").read_text().splitlines()]
+    assert len(rows) == 4 and all(row["scores"].keys() == {"sharpness", "colour", "mine"} for row in rows)
+    assert "sharpness: " in result.output and "over 2 prompts" in result.output
+    pairs = unifl("preferences", "report", "drawn", "--score", "sharpness")
+    assert pairs.exit_code == 0, pairs.output
+
+
+def test_wrong_use_is_one_line(workspace, unifl):
+    for arguments, message in (
+        (["pictures"], "no scorer was named"),
+        (["pictures", "sharpness", "--weights", "pick=x"], "gives no scorer of sharpness a path"),
+        (["pictures", "sharpness", "--weights", "sharpness=x"], "sharpness has no weights"),
+        (["nothing", "sharpness"], "has no metadata.jsonl"),
+    ):
+        result = unifl("score", *arguments)
+        assert result.exit_code == 2 and message in " ".join(result.output.split()), result.output
+
+
+def test_scorers_are_listed(unifl):
+    result = unifl("scorers")
+    assert result.exit_code == 0 and "pickscore" in result.output and "jpeg_small" in result.output
