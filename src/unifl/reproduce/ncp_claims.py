@@ -43,11 +43,27 @@ def faster(table: Table, prepared: Path) -> Finding:
         rule="the lower bound of ncp-dpo's win rate on all comparisons is above 50 %",
         holds=rates[DECIDES].low > 0.5,
         rows=[row for setting in _ORDER for row in _faster_rows(table, setting, rates[setting])],
-        notes=f"{_equal_time('dpo', 'ncp-dpo')} {_settings(lambda setting: rates[setting].low > 0.5)}",
+        notes=(
+            f"{_equal_time('dpo', 'ncp-dpo')} {_settings(lambda setting: rates[setting].low > 0.5)}"
+            f"{_how_good_it_is(table)}"
+        ),
         pictures={f"{name}-end": title for name, title in zip(models, ("base", "dpo", "ncp-dpo"), strict=True)},
         prompts=DECIDES.prompts,
         **table.size(*models),
     )  # fmt: skip
+
+
+def _how_good_it_is(table: Table) -> str:
+    """What to know of the method that loses, where that is no better than the base itself."""
+    if table.wins(*DECIDES.of("dpo", "base")).low > 0.5:
+        return ""
+    best = max(_ORDER, key=lambda setting: table.wins(*setting.of("dpo", "base")).low)
+    dpo, ncp = (table.wins(*best.of(name, "base")) for name in ("dpo", "ncp-dpo"))
+    return (
+        f" Mind what loses: in {DECIDES.title} the rate that the validation judge chose for dpo on training prompts does "
+        f"not beat the base on held-out ones by gold. Where dpo does best, in {best.title}, it beats the base by "
+        f"{dpo.value:.1%} and ncp-dpo by {ncp.value:.1%}."
+    )
 
 
 def _faster_rows(table: Table, setting: Setting, rate: Figure) -> list[Row]:
