@@ -60,9 +60,9 @@ def _how_good_it_is(table: Table) -> str:
     best = max(_ORDER, key=lambda setting: table.wins(*setting.of("dpo", "base")).low)
     dpo, ncp = (table.wins(*best.of(name, "base")) for name in ("dpo", "ncp-dpo"))
     return (
-        f" Mind what loses: in {DECIDES.title} the rate that the validation judge chose for dpo on training prompts does "
-        f"not beat the base on held-out ones by gold. Where dpo does best, in {best.title}, it beats the base by "
-        f"{dpo.value:.1%} and ncp-dpo by {ncp.value:.1%}."
+        f" Mind what loses: in {DECIDES.title} the rate that the validation judge chose for dpo on training prompts "
+        f"does not beat the base on held-out ones by gold. Where dpo does best, in {best.title}, it beats the base in "
+        f"{dpo.value:.1%} of pairs and ncp-dpo in {ncp.value:.1%}."
     )
 
 
