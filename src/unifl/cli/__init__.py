@@ -20,6 +20,7 @@ from unifl.cli.proxy import proxy
 from unifl.cli.publish import push
 from unifl.cli.report import report
 from unifl.cli.reproduce import reproduce
+from unifl.cli.reward import reward
 from unifl.cli.score import score, scorers
 from unifl.cli.train import train
 from unifl.cli.world import world
@@ -70,6 +71,7 @@ app.command()(score)
 app.command()(scorers)
 app.add_typer(prompts, name="prompts")
 app.add_typer(preferences, name="preferences")
+app.add_typer(reward, name="reward")
 app.add_typer(world, name="world")
 app.command()(proxy)
 app.command()(demo)

@@ -75,7 +75,7 @@ class PreferenceSet:
         index = self.index
         if not 0 <= row < len(self):
             raise IndexError(row)
-        win, lose = (self._image(int(pictures[row])) for pictures in (index.win, index.lose))
+        win, lose = (self.image(int(pictures[row])) for pictures in (index.win, index.lose))
         if win.shape != lose.shape:
             sizes = " and ".join(shown_size(picture.shape[1:]) for picture in (win, lose))
             raise UserError(f"the pictures of {self.name(row)} have {sizes}; set a resolution")
@@ -148,7 +148,8 @@ class PreferenceSet:
         if self.resolution is None:
             require_equal(self.index.pictures, np.concatenate([self.index.win, self.index.lose]))
 
-    def _image(self, picture: int) -> Float[Tensor, "3 h w"]:
+    def image(self, picture: int) -> Float[Tensor, "3 h w"]:
+        """One picture of the index, by its number."""
         return to_tensor(fit_picture(self.index.pictures.picture(picture), self.resolution))
 
 

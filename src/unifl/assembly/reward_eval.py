@@ -1,0 +1,68 @@
+"""How well a reward agrees with people: its scores on the pictures that they compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from unifl.data.preferences import PreferenceSet
+from unifl.errors import UserError
+from unifl.feedback import Feedback
+from unifl.feedback.black_box import require_scores
+from unifl.metrics.preference_accuracy import PreferenceAccuracy, preference_accuracy
+
+
+def evaluate_reward(
+    reward: Feedback,
+    pairs: PreferenceSet,
+    *,
+    batch_size: int = 16,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> PreferenceAccuracy:
+    """Score both pictures of every pair, each once per prompt, and compare with what people preferred.
+
+    Args:
+        reward: On pixels.
+        pairs: Ties may be among them.
+        batch_size: Pictures at once; without a resolution of the pairs, one at a time.
+        device: Where pictures are shown to the reward.
+        progress: Called with (pictures done, pictures in all).
+
+    Raises:
+        UserError: A reward on latents, a picture that cannot be read, or no pair with a preference.
+        FeedbackFailed: The reward gives something else than a finite number per picture.
+    """
+    if reward.space != "pixel":
+        raise UserError(
+            f"{reward.name} scores {reward.space}s, and these are pictures; choose a reward on pixels"
+        )
+    index = pairs.index
+    prompts = index.prompts.codes.astype(np.int64)
+    both = np.stack([prompts * len(index.pictures) + side for side in (index.win, index.lose)])
+    keys, place = np.unique(both, return_inverse=True)
+    scores = np.empty(len(keys))
+    at_once = batch_size if pairs.resolution is not None else 1
+    order = index.pictures.in_order(keys % len(index.pictures))  # as they lie on the disk
+    for start in range(0, len(order), at_once):
+        rows = order[start : start + at_once]
+        scores[rows] = _scored(reward, pairs, keys[rows], device)
+        if progress is not None:
+            progress(min(start + at_once, len(order)), len(order))
+    win, lose = scores[place.reshape(both.shape)]
+    label = np.where(index.tie, 0.5, 1.0)
+    return preference_accuracy(win - lose, label, prompts)
+
+
+def _scored(
+    reward: Feedback, pairs: PreferenceSet, keys: np.ndarray, device: torch.device | str
+) -> Float[np.ndarray, " k"]:
+    prompt, picture = np.divmod(keys, len(pairs.index.pictures))
+    images = torch.stack([pairs.image(number) for number in picture.tolist()]).to(device)
+    texts = [pairs.index.prompts.values[code] if code >= 0 else "" for code in prompt.tolist()]
+    with torch.no_grad():
+        answer = reward(images, texts)
+    return require_scores(answer, images, name=reward.name).double().cpu().numpy()

@@ -1,0 +1,120 @@
+"""`unifl reward`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from unifl.cli.console import out, progress_line, quiet_libraries
+
+if TYPE_CHECKING:
+    from unifl.metrics.preference_accuracy import PreferenceAccuracy
+
+reward = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="rich", help="Rewards: how well they agree with people."
+)
+
+
+@reward.command("eval")
+def evaluate(
+    scorer: Annotated[
+        str,
+        typer.Argument(help="pickscore (see `unifl scorers`), world:rewards/color, a folder, module:name."),
+    ],
+    data: Annotated[str, typer.Argument(help="Preference data, as `unifl preferences` reads them.")],
+    weights: Annotated[str | None, typer.Option(help="Where the weights of a scorer are.")] = None,
+    base: Annotated[str | None, typer.Option(help="Where its tokenizer and config are.")] = None,
+    form: Annotated[
+        Literal["auto", "pick_a_pic", "hpd", "chosen_rejected", "store"],
+        typer.Option(help="What the columns are; auto looks at them."),
+    ] = "auto",
+    split: Annotated[str | None, typer.Option(help="Which part of a folder or of a hub data set.")] = None,
+    score: Annotated[str | None, typer.Option(help="For a sample store: which score makes pairs.")] = None,
+    resolution: Annotated[
+        int | None,
+        typer.Option(help="Pixels that pictures are brought to; without it they go one at a time."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Pictures at once.", min=1)] = 16,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    output: Annotated[
+        Path | None, typer.Option("--json", help="Write the numbers into this file, too.")
+    ] = None,
+) -> None:
+    """Say how often a reward orders pairs as people did, and how sure it may be.
+
+    Accuracy on pairs with a preference, with an interval over prompts; the
+    most that is right of all pairs when small leads count as ties; the
+    scale that turns its scores into log-odds, and how well calibrated it
+    then is. Ties in the data count where they say so.
+
+    For example:
+
+        unifl reward eval pickscore pickapic_v2/data --split test --resolution 224
+        unifl reward eval hpsv2.1 pairs --weights HPS_v2.1_compressed.pt --base CLIP-ViT-H-14
+        unifl reward eval world:rewards/color runs/preferences
+    """
+    quiet_libraries()
+    import torch
+
+    from unifl.assembly import resolve
+    from unifl.assembly.part import Part
+    from unifl.assembly.reward_eval import evaluate_reward
+    from unifl.data.preferences import Filters, PreferenceIndex, PreferenceSet, read_preferences, select
+    from unifl.errors import UserError
+    from unifl.feedback.scorers import SCORERS
+
+    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    given = {key: value for key, value in (("weights", weights), ("base", base)) if value is not None}
+    part = Part(path=f"{resolve.SCORER}{scorer}" if scorer in SCORERS else scorer, kwargs=given)
+    index = read_preferences(data, form=form, split=split, score=score)
+    if not isinstance(index, PreferenceIndex):
+        raise UserError(f"{data} holds likes, which are no pairs; a reward is compared on pairs")
+    chosen, _ = select(index, Filters(), ties="keep")
+    pairs = PreferenceSet(chosen, resolution=resolution).checked(sizes=False)
+    found = evaluate_reward(
+        resolve.feedback(part, name=scorer, device=place),
+        pairs,
+        batch_size=batch_size,
+        device=place,
+        progress=lambda done, total: progress_line(scorer, done, total),
+    )
+    if output is not None:
+        _write_json(found, output)
+    _show(found)
+
+
+def _write_json(found: PreferenceAccuracy, path: Path) -> None:
+    import json
+    from dataclasses import asdict
+
+    from unifl.disk import require_writable, write_atomically
+
+    require_writable(path)
+    write_atomically(path, (json.dumps(asdict(found), indent=1) + "\n").encode())
+
+
+def _show(found: PreferenceAccuracy) -> None:
+    from rich.table import Table
+
+    decided = found.decided
+    out.print(
+        f"ordered as people did: {decided.value:.1%} [{decided.low:.1%}, {decided.high:.1%}] of {found.pairs} pairs "
+        f"with a preference, over {decided.n} prompts",
+        highlight=False,
+    )
+    if found.ties:
+        out.print(
+            f"with {found.ties} ties: at most {found.with_ties:.1%} of all, when leads up to "
+            f"{found.threshold:.4g} are ties",
+            highlight=False,
+        )
+    out.print(
+        f"log-odds are scores / {found.scale:.4g}; loss {found.log_loss:.4f} (a coin: 0.6931)",
+        highlight=False,
+    )
+    table = Table("pairs", "expected right", "right")
+    for one in found.calibration:
+        table.add_row(str(one.pairs), f"{one.expected:.1%}", f"{one.observed:.1%}")
+    out.print(table)
