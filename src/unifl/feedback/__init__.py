@@ -10,7 +10,9 @@ from unifl.feedback.base import require_gradient as require_gradient
 from unifl.feedback.black_box import BlackBoxFeedback as BlackBoxFeedback
 from unifl.feedback.black_box import JpegSize as JpegSize
 from unifl.feedback.combine import clipped as clipped
+from unifl.feedback.combine import ensemble as ensemble
 from unifl.feedback.combine import normalised as normalised
+from unifl.feedback.combine import towards as towards
 from unifl.feedback.combine import weighted_sum as weighted_sum
 from unifl.feedback.critics import LayoutCritic as LayoutCritic
 from unifl.feedback.critics import StructureCritic as StructureCritic
