@@ -13,6 +13,7 @@ from unifl.reproduce.ncp_trainings import (
     SECONDS,
     SETTINGS,
     STEP_SECONDS,
+    TUNINGS,
     cells,
     checkpoints_of,
     steps_of,
@@ -33,8 +34,10 @@ def made_up(**changes):
         names = setting.of("base", "ncp-dpo", "dpo-absolute", "ncp-dpo-absolute")
         told |= {f"{name}/end": value for name, value in zip(names, (BASE, 0.7, 0.66, 0.76), strict=True)}
     told |= {f"cpo-{cell}/end": 0.4 for cell in BAD_CELLS}
-    told |= {"sft/at-0.25": 0.5, "sft/at-0.5": 0.52, "sft/at-0.75": 0.55}
-    told |= {"ncp-sft/at-0.25": 0.55, "ncp-sft/at-0.5": 0.65}
+    for setting in TUNINGS:
+        sft, ncp = setting.of("sft", "ncp-sft")
+        told |= {f"{sft}/at-0.25": 0.5, f"{sft}/at-0.5": 0.52, f"{sft}/at-0.75": 0.55}
+        told |= {f"{ncp}/at-0.25": 0.55, f"{ncp}/at-0.5": 0.65}
     told |= {name.replace("__", "/").replace("_", "-"): value for name, value in changes.items()}
     pieces = {}
     for training in PAPER.trainings():
@@ -68,8 +71,8 @@ def test_all_hold_where_the_scores_say_so(tmp_path):
         ("b", {"dpo_absolute_cosine__end": 0.5}),
         ("b", {"ncp_dpo_absolute_cosine__end": 0.6}),
         ("c", {f"ncp_cpo_{cell}__end": 0.4 for cell in BAD_CELLS}),
-        ("d", {"ncp_sft__at_0.25": 0.5, "ncp_sft__at_0.5": 0.5, "ncp_sft__at_0.75": 0.5}),
-        ("d", {"ncp_sft__end": 0.5, **{f"ncp_sft__at_{share}": 0.5 for share in (0.25, 0.5, 0.75)}}),
+        ("d", {f"ncp_sft_cosine__at_{share}": 0.5 for share in (0.25, 0.5, 0.75)}),
+        ("d", {f"ncp_sft_cosine__{look}": 0.5 for look in ("end", "at_0.25", "at_0.5", "at_0.75")}),
         ("e", {"ncp_random__end": 0.7}),
         ("f", {"once_kto__end": 0.5}),
     ],
