@@ -174,7 +174,8 @@ def tuned(table: Table, prepared: Path) -> Finding:
         },
         notes=(
             f"{_equal_time('sft', 'ncp-sft')} {len(TUNINGS)} settings: {told}. The first was measured before the "
-            f"others were fixed, which have training seeds and held-out prompts of their own; {TUNING_DECIDES.title} decides."
+            f"others were fixed, which have training seeds and held-out prompts of their own; "
+            f"{TUNING_DECIDES.title} decides."
         ),
         **table.size(*TUNING_DECIDES.of("sft", "ncp-sft")),
     )  # fmt: skip
