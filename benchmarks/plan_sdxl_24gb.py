@@ -88,6 +88,19 @@ RECIPES = (
         )
     ]
     + ["sdxl_mapo_lora", "sdxl_pso_lora", "sdxl_inpo_full"]
+    + ["sd15_mapo_lora", "sd15_pso_lora", "sd15_ppd_dpo"]
+    + [
+        f"sdxl_{rest}"
+        for rest in (
+            "ncp_sft_lora",
+            "ipo_lora",
+            "hinge_lora",
+            "kto_lora",
+            "reward_weighted_lora",
+            "ppd_dpo",
+            "dpo_full",
+        )
+    ]
 )
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from unifl.errors import UserError
+from unifl.web.arena.file import FORMAT, TABLES, connected, read_settings
 from unifl.web.arena.pairs import Candidate, PairPlan
 from unifl.web.arena.settings import ArenaSettings
 
@@ -27,33 +28,8 @@ DATABASE = "arena.sqlite"
 ANSWERS: Mapping[str, float] = {"left": 1.0, "same": 0.5, "right": 0.0}
 """What an annotator can say of an axis, and what it is worth for the picture on the left."""
 
-_FORMAT = 1
 _HAD = "SELECT pair FROM shown WHERE annotator = ? AND state != 'returned'"
 _STALE = 1800.0  # seconds after which a pair that was shown and not judged goes to somebody else
-_TABLES = """
-CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE pictures (
-    id INTEGER PRIMARY KEY, prompt TEXT NOT NULL, file TEXT NOT NULL, model TEXT NOT NULL, seed INTEGER NOT NULL
-);
-CREATE TABLE pairs (
-    id INTEGER PRIMARY KEY, first INTEGER NOT NULL REFERENCES pictures, second INTEGER NOT NULL REFERENCES pictures,
-    gold REAL, given INTEGER NOT NULL DEFAULT 0
-);
-CREATE INDEX least_given ON pairs (gold, given, id);
-CREATE TABLE annotators (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, token TEXT NOT NULL UNIQUE, made REAL NOT NULL
-);
-CREATE TABLE shown (
-    id INTEGER PRIMARY KEY, annotator INTEGER NOT NULL REFERENCES annotators, pair INTEGER NOT NULL REFERENCES pairs,
-    swapped INTEGER NOT NULL, at REAL NOT NULL, state TEXT NOT NULL, UNIQUE (annotator, pair)
-);
-CREATE INDEX by_state ON shown (annotator, state);
-CREATE TABLE votes (
-    id INTEGER PRIMARY KEY, shown INTEGER NOT NULL REFERENCES shown, answers TEXT NOT NULL, at REAL NOT NULL,
-    milliseconds INTEGER NOT NULL, withdrawn INTEGER NOT NULL DEFAULT 0
-);
-CREATE UNIQUE INDEX one_vote ON votes (shown) WHERE withdrawn = 0;
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +87,8 @@ class Arena:
                 "database would give out the same pairs"
             ) from None
         try:
-            self._connection = _connected(path)
-            self.settings = _settings(self._connection, path)
+            self._connection = connected(path)
+            self.settings = read_settings(self._connection, path)
         except BaseException:
             self._lock.release()
             raise
@@ -145,11 +121,11 @@ class Arena:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".new")
         unfinished.unlink(missing_ok=True)
-        connection = _connected(unfinished)
-        connection.executescript(_TABLES)
+        connection = connected(unfinished)
+        connection.executescript(TABLES)
         with connection:
             connection.execute("BEGIN")
-            about = {"format": _FORMAT, "settings": asdict(settings or ArenaSettings())}
+            about = {"format": FORMAT, "settings": asdict(settings or ArenaSettings())}
             connection.executemany(
                 "INSERT INTO about VALUES (?, ?)", [(key, json.dumps(value)) for key, value in about.items()]
             )
@@ -379,28 +355,3 @@ def _of_first(value: float, swapped: int) -> float:
 
 def _hashed(token: str) -> str:
     return hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest()
-
-
-def _connected(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-    except sqlite3.DatabaseError as error:
-        connection.close()
-        raise UserError(f"{path} is no database, or damaged ({error}); restore it from a copy") from error
-    return connection
-
-
-def _settings(connection: sqlite3.Connection, path: Path) -> ArenaSettings:
-    try:
-        about = {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM about")}
-    except (sqlite3.DatabaseError, ValueError) as error:
-        connection.close()
-        raise UserError(f"{path} holds no arena ({error}); restore it from a copy") from error
-    if about.get("format") != _FORMAT:
-        connection.close()
-        raise UserError(f"{path} has format {about.get('format')}, and this version reads {_FORMAT}")
-    given = about["settings"]
-    return ArenaSettings(**{**given, "axes": tuple(given["axes"])})
