@@ -90,10 +90,28 @@ def test_a_finished_cache_serves_every_selection(generator, rows, tmp_path, monk
         assert found[row].prompt == alone[row].prompt
         for side in ("win", "lose"):
             torch.testing.assert_close(getattr(found[row], side).mean, getattr(alone[row], side).mean)
+    other = make_generator(tiny_pipeline("sd15"))
+    with torch.no_grad():
+        other.pipeline.vae.encoder.conv_in.weight.mul_(1.5)
+    with pytest.raises(UserError, match="has another one"):
+        encode_preferences(other, fewer, tmp_path / "cache", rows_per_shard=7)
     with pytest.raises(UserError, match="with_text False, and this asks for True"):
         encode_preferences(generator, fewer, tmp_path / "cache", with_text=True)
     with pytest.raises(UserError, match="1 of these 6 are not in it"):
         encode_preferences(generator, rows, tmp_path / "alone")
+
+
+def test_files_of_one_name_are_not_mixed_up(generator, tmp_path):
+    """Two folders whose files have one name each: all of them are one cache, and a part of them is not told apart."""
+    for folder, pictures in (("one", "ab"), ("two", "cd")):
+        write_parquet(tmp_path / folder / "pairs.parquet", [comparison("cat", *pictures, 1.0)])
+    paths = [tmp_path / folder / "pairs.parquet" for folder in ("one", "two")]
+    rows = PreferenceSet(read_preferences(paths), resolution=32)
+    whole = encode_preferences(generator, rows, tmp_path / "cache")
+    assert not torch.equal(whole[0].win.mean, whole[1].win.mean)
+    part = PreferenceSet(rows.index.take(np.array([1])), resolution=32)
+    with pytest.raises(UserError, match="pictures of equal names"):
+        encode_preferences(generator, part, tmp_path / "cache")
 
 
 def test_other_pictures_are_refused(generator, rows, tmp_path):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from unifl.assembly import levels, resolve, sources
+from unifl.assembly.device import chosen_device
 from unifl.assembly.locate import locate_lora, locate_model
 from unifl.assembly.recipe import Recipe, require_complete, without_idle
 from unifl.data.users import UserEmbeddings
@@ -72,7 +73,7 @@ def assemble(recipe: Recipe, *, device: str | torch.device | None = None) -> Ass
     """
     recipe = without_idle(recipe)
     require_complete(recipe)
-    place = torch.device(device if device is not None else _device(recipe))
+    place = torch.device(device if device is not None else chosen_device(recipe.model.device))
     data = {name: sources.source(given, name=name) for name, given in recipe.data.items()}
     rewards = resolve.rewards(recipe.rewards, device=place)
     critics = {
@@ -110,12 +111,6 @@ def assemble(recipe: Recipe, *, device: str | torch.device | None = None) -> Ass
         generator.enable_gradient_checkpointing()
     feedback = {"rewards": resolve.networks_of(rewards), "critics": resolve.networks_of(critics)}
     return Assembled(recipe, generator, method, rewards, feedback)
-
-
-def _device(recipe: Recipe) -> str:
-    if recipe.model.device != "auto":
-        return recipe.model.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _own_critics(recipe: Recipe, generator: Generator) -> dict[str, Critic]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from unifl.assembly import world_names
+from unifl.assembly.device import chosen_device
 from unifl.assembly.locate import Located, locate_model
 from unifl.assembly.recipe import ModelConfig, SamplingConfig
 from unifl.methods.lcd_config import LCDConfig
@@ -86,7 +87,7 @@ def open_model(
         train=train,
         roles=(),
         lora=found.lora,
-        device=("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device,
+        device=chosen_device(device),
         dtype=dtype,
         # a user adapter is float32 over weights of any kind
         mixed_precision="bf16" if train is not None and dtype != torch.float32 else mixed_precision,

@@ -19,6 +19,7 @@ import torch
 from matplotlib.figure import Figure
 
 from unifl.assembly import world_names
+from unifl.assembly.device import chosen_device
 from unifl.assembly.objects import is_dotted, make_object
 from unifl.data import load_prompts
 from unifl.data.selection import (
@@ -85,7 +86,7 @@ def select_to_file(request: SelectionRequest, *, progress: Progress | None = Non
     parser = find_parser(request.parser)
     prompts = load_prompts(request.source)
     _check_prompts(prompts, request)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if request.device == "auto" else request.device
+    device = chosen_device(request.device)
     embeddings: Any
     if request.encoder.endswith(".npy"):
         embeddings = load_embeddings(request.encoder, len(prompts))

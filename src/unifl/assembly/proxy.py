@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 
 from unifl.assembly.data_config import EncodeConfig, PicturesConfig
+from unifl.assembly.device import chosen_device
 from unifl.assembly.locate import locate_model
 from unifl.assembly.sources import prepared, source
 from unifl.data.encoded import EncodedPictures
@@ -64,7 +65,7 @@ def fit_proxy(
     """
     if request.folder.exists() and any(request.folder.iterdir()):
         raise UserError(f"{request.folder} is not empty; name another folder for the proxy")
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if request.device == "auto" else request.device
+    device = chosen_device(request.device)
     found = locate_model(request.model)
     generator = load_generator(found.source, roles=(), lora=found.lora, device=device)
     given = _pictures(request)

@@ -34,7 +34,7 @@ from unifl.feedback import (
 from unifl.feedback.combine import Affine, Ensemble, Target, WeightedSum
 from unifl.feedback.latent_proxy_files import is_proxy
 from unifl.feedback.networks import TRUNK_FILE, RewardNetwork, SharedTrunk, load_head, load_trunk
-from unifl.feedback.scorers import open_scorer
+from unifl.feedback.scorers import SCORERS, open_scorer
 
 WORLD = world_names.PREFIX
 SCORER = "scorer:"
@@ -93,6 +93,12 @@ def feedback(
 def is_file(path: str) -> bool:
     """Whether a name means files, not something of the world or of a module."""
     return not path.startswith((WORLD, SCORER)) and not is_dotted(path)
+
+
+def named(name: str, *, weights: str | None = None, base: str | None = None) -> Part:
+    """A reward as a command line has it: scorers by their bare names, with where their files are."""
+    given = {key: value for key, value in (("weights", weights), ("base", base)) if value is not None}
+    return Part(path=f"{SCORER}{name}" if name in SCORERS else name, kwargs=given)
 
 
 def _scorer(part: Part) -> Feedback:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 
 from unifl.data.preferences import PreferenceSet
+from unifl.data.preferences.shown_pictures import once_per_prompt
 from unifl.errors import UserError
 from unifl.feedback import Feedback
 from unifl.feedback.black_box import require_scores
@@ -41,28 +42,28 @@ def evaluate_reward(
             f"{reward.name} scores {reward.space}s, and these are pictures; choose a reward on pixels"
         )
     index = pairs.index
-    prompts = index.prompts.codes.astype(np.int64)
-    both = np.stack([prompts * len(index.pictures) + side for side in (index.win, index.lose)])
-    keys, place = np.unique(both, return_inverse=True)
-    scores = np.empty(len(keys))
+    prompts, pictures, places = once_per_prompt(index, np.concatenate([index.win, index.lose]))
+    scores = np.empty(len(pictures))
     at_once = batch_size if pairs.resolution is not None else 1
-    order = index.pictures.in_order(keys % len(index.pictures))  # as they lie on the disk
-    for start in range(0, len(order), at_once):
-        rows = order[start : start + at_once]
-        scores[rows] = _scored(reward, pairs, keys[rows], device)
+    for start in range(0, len(pictures), at_once):
+        rows = slice(start, start + at_once)
+        scores[rows] = _scored(reward, pairs, prompts[rows], pictures[rows], device)
         if progress is not None:
-            progress(min(start + at_once, len(order)), len(order))
-    win, lose = scores[place.reshape(both.shape)]
+            progress(min(start + at_once, len(pictures)), len(pictures))
+    win, lose = np.split(scores[places], 2)
     label = np.where(index.tie, 0.5, 1.0)
-    return preference_accuracy(win - lose, label, prompts)
+    return preference_accuracy(win - lose, label, index.prompts.codes)
 
 
 def _scored(
-    reward: Feedback, pairs: PreferenceSet, keys: np.ndarray, device: torch.device | str
+    reward: Feedback,
+    pairs: PreferenceSet,
+    prompts: np.ndarray,
+    pictures: np.ndarray,
+    device: torch.device | str,
 ) -> Float[np.ndarray, " k"]:
-    prompt, picture = np.divmod(keys, len(pairs.index.pictures))
-    images = torch.stack([pairs.image(number) for number in picture.tolist()]).to(device)
-    texts = [pairs.index.prompts.values[code] if code >= 0 else "" for code in prompt.tolist()]
+    images = torch.stack([pairs.image(number) for number in pictures.tolist()]).to(device)
+    texts = [pairs.index.prompts.values[code] if code >= 0 else "" for code in prompts.tolist()]
     with torch.no_grad():
         answer = reward(images, texts)
     return require_scores(answer, images, name=reward.name).double().cpu().numpy()

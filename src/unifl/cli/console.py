@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shlex
 import sys
 import warnings
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -55,6 +58,18 @@ def progress_line(text: str, done: int, total: int) -> None:
         err.print(f"\r{text}: {done}/{total}", end="\n" if done >= total else "", highlight=False)
     elif done >= total:
         err.print(f"{text}: {total} pictures", highlight=False)
+
+
+def write_json(found: Any, path: Path) -> None:
+    """Write the figures of a dataclass into a file.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    from unifl.disk import require_writable, write_atomically
+
+    require_writable(path)
+    write_atomically(path, (json.dumps(asdict(found), indent=1) + "\n").encode())
 
 
 def quiet_libraries() -> None:

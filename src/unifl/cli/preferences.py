@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from unifl.cli.console import out
+from unifl.cli.console import out, write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -74,7 +74,7 @@ def report(
     else:
         found = report_judged(index)
     if output is not None:
-        _write_json(found, output)
+        write_json(found, output)
     for table in _tables(found):
         out.print(table)
     if output is not None:
@@ -163,16 +163,6 @@ def _read(
     return read_preferences(
         data, form=form, split=split, images=images, score=score, pairing=pairing, min_gap=min_gap
     )
-
-
-def _write_json(found: PreferenceReport | JudgedReport, path: Path) -> None:
-    import json
-    from dataclasses import asdict
-
-    from unifl.disk import require_writable, write_atomically
-
-    require_writable(path)
-    write_atomically(path, (json.dumps(asdict(found), indent=1) + "\n").encode())
 
 
 def _steps(index: PreferenceIndex, steps: list[Step]) -> Table:

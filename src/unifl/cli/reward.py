@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from unifl.cli.console import out, progress_line, quiet_libraries
+from unifl.cli.console import out, progress_line, quiet_libraries, write_json
 
 if TYPE_CHECKING:
     from unifl.metrics.preference_accuracy import PreferenceAccuracy
@@ -56,43 +56,28 @@ def evaluate(
         unifl reward eval world:rewards/color runs/preferences
     """
     quiet_libraries()
-    import torch
-
     from unifl.assembly import resolve
-    from unifl.assembly.part import Part
+    from unifl.assembly.device import chosen_device
     from unifl.assembly.reward_eval import evaluate_reward
     from unifl.data.preferences import Filters, PreferenceIndex, PreferenceSet, read_preferences, select
     from unifl.errors import UserError
-    from unifl.feedback.scorers import SCORERS
 
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    given = {key: value for key, value in (("weights", weights), ("base", base)) if value is not None}
-    part = Part(path=f"{resolve.SCORER}{scorer}" if scorer in SCORERS else scorer, kwargs=given)
+    place = chosen_device(device)
     index = read_preferences(data, form=form, split=split, score=score)
     if not isinstance(index, PreferenceIndex):
         raise UserError(f"{data} holds likes, which are no pairs; a reward is compared on pairs")
     chosen, _ = select(index, Filters(), ties="keep")
     pairs = PreferenceSet(chosen, resolution=resolution).checked(sizes=False)
     found = evaluate_reward(
-        resolve.feedback(part, name=scorer, device=place),
+        resolve.feedback(resolve.named(scorer, weights=weights, base=base), name=scorer, device=place),
         pairs,
         batch_size=batch_size,
         device=place,
         progress=lambda done, total: progress_line(scorer, done, total),
     )
     if output is not None:
-        _write_json(found, output)
+        write_json(found, output)
     _show(found)
-
-
-def _write_json(found: PreferenceAccuracy, path: Path) -> None:
-    import json
-    from dataclasses import asdict
-
-    from unifl.disk import require_writable, write_atomically
-
-    require_writable(path)
-    write_atomically(path, (json.dumps(asdict(found), indent=1) + "\n").encode())
 
 
 def _show(found: PreferenceAccuracy) -> None:

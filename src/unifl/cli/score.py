@@ -52,25 +52,23 @@ def score(
         unifl score samples world:rewards/color mine=my_rewards:colour
     """
     quiet_libraries()
-    import torch
-
     from unifl.assembly import resolve
-    from unifl.assembly.part import Part
+    from unifl.assembly.device import chosen_device
     from unifl.assembly.scoring import score_folder
-    from unifl.feedback.scorers import SCORERS
 
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    place = chosen_device(device)
     asked = dict(_labelled(name) for name in names or ())
     if not asked:
         raise UserError(
             "no scorer was named; write one or more after the folder (`unifl scorers` lists them)"
         )
-    arguments = {"weights": _by_label(weights, asked), "base": _by_label(base, asked)}
-    scorers = {}
-    for label, path in asked.items():
-        given = {key: values[label] for key, values in arguments.items() if label in values}
-        part = Part(path=f"{resolve.SCORER}{path}" if path in SCORERS else path, kwargs=given)
-        scorers[label] = resolve.feedback(part, name=label, device=place)
+    places, bases = _by_label(weights, asked), _by_label(base, asked)
+    scorers = {
+        label: resolve.feedback(
+            resolve.named(path, weights=places.get(label), base=bases.get(label)), name=label, device=place
+        )
+        for label, path in asked.items()
+    }
     try:
         found = score_folder(
             folder, scorers, batch_size=batch_size, again=again, device=place, progress=progress_line

@@ -32,7 +32,7 @@ GRID_STEPS = 60
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One way of training both methods of claims a and b; each has seeds and prompts that no other has seen.
+    """One way of training both methods of a claim; each has training seeds and noise that no other has seen.
 
     Attributes:
         suffix: Of the names of its models.

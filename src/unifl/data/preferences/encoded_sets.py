@@ -176,7 +176,7 @@ def encode_preferences(
     pictures = [index.picture] if isinstance(index, JudgedIndex) else [index.win, index.lose]
     source = ShownPictures(rows, np.concatenate(pictures), folder, generator.image_size, skip_unreadable)
     if source.remember():
-        cache = _whole(folder, dtype, with_text=with_text)
+        cache = _whole(folder, generator, dtype, with_text=with_text)
     else:
         cache = encode_source(
             generator,
@@ -206,13 +206,14 @@ def encode_preferences(
     return EncodedPairs(pairs, cache, places[0][~wrong], places[1][~wrong], left_out, rows.resolution)
 
 
-def _whole(folder: Path, dtype: CacheType, *, with_text: bool) -> EncodedPictures:
+def _whole(folder: Path, generator: Generator, dtype: CacheType, *, with_text: bool) -> EncodedPictures:
     """The finished cache of more pictures.
 
     Raises:
-        UserError: It is not finished, or was written in another way.
+        UserError: It is not finished, is of another model or resolution, or was written in another way.
     """
     cache = EncodedPictures(folder)
+    cache.check(generator)
     for name, wanted in (("dtype", dtype), ("with_text", with_text)):
         found = getattr(cache.manifest, name)
         if found != wanted:

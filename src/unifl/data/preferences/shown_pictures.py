@@ -20,12 +20,35 @@ from unifl.data.batch import Sample
 from unifl.data.manifest import MANIFEST
 from unifl.data.pictures import fit_picture, to_tensor
 from unifl.data.preferences.checks import shown_size
+from unifl.data.preferences.index import PreferenceIndex
 from unifl.data.preferences.preference_set import JudgedSet, PreferenceSet
+from unifl.data.preferences.scored_forms import JudgedIndex
 from unifl.data.preferences.tables import Texts
 from unifl.disk import require_writable, write_atomically
 from unifl.errors import UserError
 
 PICTURES, KEYS = "pictures.json", "pictures.npy"
+
+
+def once_per_prompt(
+    index: PreferenceIndex | JudgedIndex, pictures: Int64[np.ndarray, " m"]
+) -> tuple[Int64[np.ndarray, " k"], Int64[np.ndarray, " k"], Int64[np.ndarray, " m"]]:
+    """Pictures with what they were drawn for, each once, in the order in which they lie on the disk.
+
+    Args:
+        index: Of n rows.
+        pictures: By number; those of all rows, or first of all winners and then of all losers.
+
+    Returns:
+        Code of the prompt and number of the picture of each, and where each of `pictures` is among them.
+    """
+    prompts = np.tile(index.prompts.codes.astype(np.int64), len(pictures) // len(index))
+    keys, inverse = np.unique(prompts * len(index.pictures) + pictures, return_inverse=True)
+    prompt, picture = np.divmod(keys, len(index.pictures))
+    order = index.pictures.in_order(picture)
+    row_of_key = np.empty(len(order), np.int64)
+    row_of_key[order] = np.arange(len(order))
+    return prompt[order], picture[order], row_of_key[inverse]
 
 
 class ShownPictures:
@@ -47,15 +70,8 @@ class ShownPictures:
         index, self.resolution = rows.index, rows.resolution
         self._places, self._values = index.pictures, index.prompts.values
         self._folder, self._size, self._skip = folder, tuple(size), skip
-        prompts = np.tile(index.prompts.codes.astype(np.int64), len(pictures) // len(index))
-        keys, inverse = np.unique(prompts * len(index.pictures) + pictures, return_inverse=True)
-        prompt, picture = np.divmod(keys, len(index.pictures))
-        order = self._places.in_order(picture)
-        row_of_key = np.empty(len(order), np.int64)
-        row_of_key[order] = np.arange(len(order))
-        self.places: Int64[np.ndarray, " m"] = row_of_key[inverse]
-        self._prompts = Texts(prompt[order].astype(np.int32), self._values)
-        self._pictures: Int64[np.ndarray, " k"] = picture[order]
+        prompts, self._pictures, self.places = once_per_prompt(index, pictures)
+        self._prompts = Texts(prompts.astype(np.int32), self._values)
         self.errors: dict[int, str] = {}
 
     def __len__(self) -> int:
@@ -105,6 +121,11 @@ class ShownPictures:
         self.errors = _read_errors(self._folder / PICTURES)
         if np.array_equal(kept, self._keys):
             return False
+        if len(np.unique(kept)) < len(kept):
+            raise UserError(
+                f"{self._folder} holds pictures of equal names (files of one name in several folders), which cannot be "
+                "told apart for a selection; encode the selection into another folder"
+            )
         order = np.argsort(kept)
         found = order[np.searchsorted(kept, self._keys, sorter=order).clip(max=len(kept) - 1)]
         missing = int((kept[found] != self._keys).sum())
