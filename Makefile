@@ -18,7 +18,7 @@ test: $(BIN)/unifl
 
 test-slow: $(BIN)/unifl
 	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal --durations 15 \
-		-m "slow and not network and not gpu"
+		-m "slow and not network and not gpu and not browser"
 
 lint: $(BIN)/unifl
 	$(BIN)/ruff check .
@@ -41,4 +41,4 @@ $(BIN)/unifl:
 		if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		-c constraints.txt -e ".[coco,dev,docs,optim,parquet,prompts,track]"
+		-c constraints.txt -e ".[coco,dev,docs,optim,parquet,prompts,track,web]"
