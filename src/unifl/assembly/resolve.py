@@ -77,7 +77,7 @@ def feedback(
     if part.path.startswith(WORLD):
         found: Feedback = world_names.part(part.path, "rewards")
     elif part.path.startswith(SCORER):
-        found = _scorer(part)
+        found = open_scorer(part.path.removeprefix(SCORER), **part.kwargs)
     elif is_dotted(part.path):
         found = as_feedback(
             made(part), name=name, needs_prompt=part.needs_prompt, differentiable=part.differentiable
@@ -99,15 +99,6 @@ def named(name: str, *, weights: str | None = None, base: str | None = None) -> 
     """A reward as a command line has it: scorers by their bare names, with where their files are."""
     given = {key: value for key, value in (("weights", weights), ("base", base)) if value is not None}
     return Part(path=f"{SCORER}{name}" if name in SCORERS else name, kwargs=given)
-
-
-def _scorer(part: Part) -> Feedback:
-    try:
-        return open_scorer(part.path.removeprefix(SCORER), **part.kwargs)
-    except TypeError as error:
-        raise UserError(
-            f"{part.path} cannot be opened with {part.kwargs}; its arguments are weights, base and revision"
-        ) from error
 
 
 def critic(given: str | Part | CriticConfig, *, name: str, device: torch.device | str = "cpu") -> Critic:
