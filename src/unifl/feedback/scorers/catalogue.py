@@ -185,7 +185,7 @@ def _in_process(
     build: str,
     given: dict[str, Any],
     *,
-    timeout: float = 600.0,
+    timeout: int | float = 600.0,
     range: tuple[float, float] | None = None,
 ) -> Feedback:
     """It starts when it is asked first; one that died is started again for one more try."""
@@ -206,7 +206,7 @@ def _written(kind: str, function: str, question: str, range: tuple[float, float]
         question: str | None = None,
         device: str = "auto",
         dtype: str = "auto",
-        timeout: float = 600.0,
+        timeout: int | float = 600.0,
     ) -> Feedback:
         given = {
             "weights": weights,
@@ -229,7 +229,7 @@ def _hpsv3(
     *,
     question: str | None = None,
     device: str = "auto",
-    timeout: float = 600.0,
+    timeout: int | float = 600.0,
 ) -> Feedback:
     if question is None:
         raise UserError(
@@ -256,12 +256,12 @@ def _chat(
     asks: str = "rates",
     question: str | None = None,
     key_variable: str = "OPENAI_API_KEY",
-    timeout: float = 120.0,
+    timeout: int | float = 120.0,
 ) -> Feedback:
     judge = ChatJudge(
         weights,
         base,
-        asks=asks,  # type: ignore[arg-type]
+        asks=asks,
         question=None if question is None else read_question(question, default=""),
         key_variable=key_variable,
         timeout=timeout,

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -20,7 +20,6 @@ from unifl.errors import UserError
 from unifl.feedback.scorers.prompts import require_prompts
 from unifl.feedback.scorers.questions import RATES, SHOWS, Malformed, asked, choice, preferences, rating
 
-Asks = Literal["rates", "shows"]
 _Said = TypeVar("_Said")
 _AT_ONCE = 8
 _WRONG = {
@@ -61,12 +60,12 @@ class ChatJudge:
         model: str,
         base: str,
         *,
-        asks: Asks = "rates",
+        asks: str = "rates",
         question: str | None = None,
         key_variable: str = "OPENAI_API_KEY",
-        timeout: float = 120.0,
+        timeout: int | float = 120.0,
         tries: int = 4,
-        wait: float = 1.0,
+        wait: int | float = 1.0,
     ) -> None:
         if not base.startswith(("http://", "https://")):
             raise UserError(

@@ -29,7 +29,8 @@ PREFERS = (
     "Caption: [{prompt}]"
 )
 
-_SCORE = re.compile(r"(\w+) Score\s*(?:\(1-5\))?\s*:\s*\**\s*(-?\d+(?:\.\d+)?)", re.IGNORECASE)
+_AXES = {"alignment", "coherence", "style"}
+_SCORE = re.compile(r"(\w+) Score\s*(?:\(1-5\))?[\s*]*:[\s*]*(-?\d+(?:\.\d+)?)", re.IGNORECASE)
 _CHOICE = re.compile(r"\b(?:Image ([12])|(Same))\b", re.IGNORECASE)
 Answers = Callable[[Sequence[Sequence[Any]], Sequence[str]], Sequence[str]]
 """Pictures of each question and the questions; an answer in words for each."""
@@ -70,15 +71,21 @@ def read_question(path: str | None, *, default: str, needs: Sequence[str] = ()) 
 
 
 def rating(answer: str) -> float:
-    """The final score of an answer, or the mean of its axes, in [1, 5].
+    """The final score of an answer, or the mean of alignment, coherence and style, in [1, 5].
 
     Raises:
-        Malformed: It gives none, or one outside.
+        Malformed: It gives neither, or a number outside.
     """
     found = {axis.lower(): float(number) for axis, number in _SCORE.findall(answer)}
-    if not found or not all(1 <= number <= 5 for number in found.values()):
+    if "final" in found:
+        found = {"final": found["final"]}
+    elif found.keys() >= _AXES:
+        found = {axis: found[axis] for axis in _AXES}
+    else:
         raise Malformed(f"no score from 1 to 5 in {answer[:200]!r}")
-    return found["final"] if "final" in found else sum(found.values()) / len(found)
+    if not all(1 <= number <= 5 for number in found.values()):
+        raise Malformed(f"a score that is not from 1 to 5 in {answer[:200]!r}")
+    return sum(found.values()) / len(found)
 
 
 def choice(answer: str) -> Literal[1, 2] | None:

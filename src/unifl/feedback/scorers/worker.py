@@ -1,29 +1,27 @@
 """A judge in a process of its own: its memory, its libraries and its crashes stay out of training.
 
-The process is another Python that is told which function builds the judge. It starts at the first question, or again
-when it died or took too long, and ends when its owner closes it or is gone.
+The process is another Python (`serving.py`) that is told which function builds the judge. It starts at the first
+question, or again when it died or took too long, and ends when its owner closes it or is gone.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import socket
 import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from unifl.errors import UserError
 
-Judging = Callable[[Sequence[np.ndarray], Sequence[str]], Sequence[float]]
-"""Pictures (h, w, 3) in bytes, and one prompt for each; one number for each comes back."""
-
+_SERVING = Path(__file__).with_name("serving.py")
 _LAST_WORDS = 5.0  # seconds to end by itself
 
 
@@ -38,7 +36,8 @@ class WorkerProcess:
     gone, and the next call starts a new one.
 
     Args:
-        build: `package.module:function`, which returns a `Judging`; it is called there.
+        build: `package.module:function`, which returns a function of pictures (h, w, 3) in bytes and
+            prompts that gives one number for each; it is called there.
         settings: Keyword arguments of that function; what pickle takes.
         timeout: Seconds that one call may take.
         patience: Seconds that building may take.
@@ -49,8 +48,8 @@ class WorkerProcess:
         build: str,
         settings: Mapping[str, Any],
         *,
-        timeout: float = 600.0,
-        patience: float = 3600.0,
+        timeout: int | float = 600.0,
+        patience: int | float = 3600.0,
     ) -> None:
         self.build, self.settings = build, dict(settings)
         self.timeout, self.patience = timeout, patience
@@ -92,11 +91,11 @@ class WorkerProcess:
         except OSError as error:
             raise self._lost() from error
 
-    def _receive(self, number: int, seconds: float, what: str) -> Any:
+    def _receive(self, number: int, seconds: int | float, what: str) -> Any:
         assert self._running is not None
         try:
             if not self._running.ours.poll(seconds):
-                self._end()
+                self._end(at_once=True)
                 raise JudgeLost(f"its process {what} within {seconds:g} s and was ended")
             got, kind, found = self._running.ours.recv()
         except (EOFError, ConnectionError) as error:
@@ -104,7 +103,7 @@ class WorkerProcess:
         except (
             BaseException
         ):  # an interrupt: an answer that is still to come would be taken for the next one's
-            self._end()
+            self._end(at_once=True)
             raise
         if got != number:
             self._end()
@@ -120,8 +119,10 @@ class WorkerProcess:
         how = "out of memory, perhaps" if code == -9 else "its last words are above"
         return JudgeLost(f"its process ended by itself (code {code}; {how})")
 
-    def _end(self) -> int | None:
+    def _end(self, *, at_once: bool = False) -> int | None:
         running, self._running = self._running, None
+        if running is not None and at_once:
+            running.process.kill()
         return None if running is None else running.end()
 
 
@@ -132,7 +133,8 @@ class _Running:
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", f"from {__name__} import serve; serve({theirs.fileno()})"],
+                # -P: the folder of that file is no place to import from
+                [sys.executable, "-P", str(_SERVING), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
                 start_new_session=True,  # Ctrl-C is its owner's to handle
@@ -150,48 +152,3 @@ def _ended(process: subprocess.Popen[bytes], line: Connection) -> int:
     except subprocess.TimeoutExpired:
         process.kill()
         return process.wait()
-
-
-# --- in the other process -------------------------------------------------------------------------------
-
-
-def serve(descriptor: int) -> None:
-    """Build a judge and answer until the line is closed.
-
-    Args:
-        descriptor: Of the socket to the owner.
-    """
-    os.dup2(2, 1)  # what libraries print is no output of the owner's
-    line = Connection(descriptor)
-    try:
-        judge = _built(line)
-        while judge is not None:
-            number, pictures, prompts = line.recv()
-            line.send((number, *_answer(judge, pictures, prompts)))
-    except (EOFError, ConnectionError):
-        return
-
-
-def _built(line: Connection) -> Judging | None:
-    build, settings = line.recv()
-    module, _, name = build.partition(":")
-    try:
-        judge: Judging = getattr(importlib.import_module(module), name)(**settings)
-    except Exception as error:
-        line.send((0, *_refused(error)))
-        return None
-    line.send((0, "answer", []))
-    return judge
-
-
-def _answer(judge: Judging, pictures: Sequence[np.ndarray], prompts: Sequence[str]) -> tuple[str, Any]:
-    try:
-        return "answer", [float(score) for score in judge(pictures, prompts)]
-    except Exception as error:
-        return _refused(error)
-
-
-def _refused(error: Exception) -> tuple[str, str]:
-    if isinstance(error, UserError):
-        return "user", str(error)
-    return "error", f"{type(error).__name__}: {error}"
