@@ -31,9 +31,11 @@ from unifl.feedback import (
     load_proxy,
     open_critic,
 )
+from unifl.feedback.calibration import Calibrated
 from unifl.feedback.combine import Affine, Ensemble, Target, WeightedSum
 from unifl.feedback.latent_proxy_files import is_proxy
 from unifl.feedback.networks import TRUNK_FILE, RewardNetwork, SharedTrunk, load_head, load_trunk
+from unifl.feedback.one_of import OneAtRandom
 from unifl.feedback.scorers import SCORERS, open_scorer
 
 WORLD = world_names.PREFIX
@@ -187,11 +189,11 @@ def networks_of(parts: Mapping[str, Any]) -> list[nn.Module]:
 
 
 def _networks(part: Any) -> list[nn.Module]:
-    if isinstance(part, WeightedSum):
+    if isinstance(part, WeightedSum | OneAtRandom):
         return [network for inner, _ in part.parts for network in _networks(inner)]
     if isinstance(part, Ensemble):
         return [network for inner in part.parts for network in _networks(inner)]
-    if isinstance(part, Affine | Target):
+    if isinstance(part, Affine | Target | Calibrated):
         return _networks(part.feedback)
     network = part if isinstance(part, nn.Module) else getattr(part, "network", None)
     return [network] if isinstance(network, nn.Module) else []
