@@ -97,9 +97,12 @@ def is_file(path: str) -> bool:
     return not path.startswith((WORLD, SCORER)) and not is_dotted(path)
 
 
-def named(name: str, *, weights: str | None = None, base: str | None = None) -> Part:
+def named(
+    name: str, *, weights: str | None = None, base: str | None = None, question: str | None = None
+) -> Part:
     """A reward as a command line has it: scorers by their bare names, with where their files are."""
-    given = {key: value for key, value in (("weights", weights), ("base", base)) if value is not None}
+    files = {"weights": weights, "base": base, "question": question}
+    given = {key: value for key, value in files.items() if value is not None}
     return Part(path=f"{SCORER}{name}" if name in SCORERS else name, kwargs=given)
 
 
