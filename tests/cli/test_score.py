@@ -25,6 +25,8 @@ def test_wrong_use_is_one_line(workspace, unifl):
         (["pictures", "sharpness", "--weights", "pick=x"], "gives no scorer of sharpness a path"),
         (["pictures", "sharpness", "--weights", "sharpness=x"], "sharpness has no weights"),
         (["nothing", "sharpness"], "has no metadata.jsonl"),
+        (["pictures", "hpsv3", "--question", "hpsv3=nothing.txt"], "nothing.txt cannot be read"),
+        (["pictures", "sharpness", "--question", "sharpness=x"], "sharpness has no setting 'question'"),
     ):
         result = unifl("score", *arguments)
         assert result.exit_code == 2 and message in " ".join(result.output.split()), result.output

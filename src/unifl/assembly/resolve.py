@@ -31,9 +31,11 @@ from unifl.feedback import (
     load_proxy,
     open_critic,
 )
+from unifl.feedback.calibration import Calibrated
 from unifl.feedback.combine import Affine, Ensemble, Target, WeightedSum
 from unifl.feedback.latent_proxy_files import is_proxy
 from unifl.feedback.networks import TRUNK_FILE, RewardNetwork, SharedTrunk, load_head, load_trunk
+from unifl.feedback.one_of import OneAtRandom
 from unifl.feedback.scorers import SCORERS, open_scorer
 
 WORLD = world_names.PREFIX
@@ -77,7 +79,7 @@ def feedback(
     if part.path.startswith(WORLD):
         found: Feedback = world_names.part(part.path, "rewards")
     elif part.path.startswith(SCORER):
-        found = _scorer(part)
+        found = open_scorer(part.path.removeprefix(SCORER), **part.kwargs)
     elif is_dotted(part.path):
         found = as_feedback(
             made(part), name=name, needs_prompt=part.needs_prompt, differentiable=part.differentiable
@@ -95,19 +97,13 @@ def is_file(path: str) -> bool:
     return not path.startswith((WORLD, SCORER)) and not is_dotted(path)
 
 
-def named(name: str, *, weights: str | None = None, base: str | None = None) -> Part:
+def named(
+    name: str, *, weights: str | None = None, base: str | None = None, question: str | None = None
+) -> Part:
     """A reward as a command line has it: scorers by their bare names, with where their files are."""
-    given = {key: value for key, value in (("weights", weights), ("base", base)) if value is not None}
+    files = {"weights": weights, "base": base, "question": question}
+    given = {key: value for key, value in files.items() if value is not None}
     return Part(path=f"{SCORER}{name}" if name in SCORERS else name, kwargs=given)
-
-
-def _scorer(part: Part) -> Feedback:
-    try:
-        return open_scorer(part.path.removeprefix(SCORER), **part.kwargs)
-    except TypeError as error:
-        raise UserError(
-            f"{part.path} cannot be opened with {part.kwargs}; its arguments are weights, base and revision"
-        ) from error
 
 
 def critic(given: str | Part | CriticConfig, *, name: str, device: torch.device | str = "cpu") -> Critic:
@@ -196,11 +192,11 @@ def networks_of(parts: Mapping[str, Any]) -> list[nn.Module]:
 
 
 def _networks(part: Any) -> list[nn.Module]:
-    if isinstance(part, WeightedSum):
+    if isinstance(part, WeightedSum | OneAtRandom):
         return [network for inner, _ in part.parts for network in _networks(inner)]
     if isinstance(part, Ensemble):
         return [network for inner in part.parts for network in _networks(inner)]
-    if isinstance(part, Affine | Target):
+    if isinstance(part, Affine | Target | Calibrated):
         return _networks(part.feedback)
     network = part if isinstance(part, nn.Module) else getattr(part, "network", None)
     return [network] if isinstance(network, nn.Module) else []

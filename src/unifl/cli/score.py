@@ -32,6 +32,10 @@ def score(
             help="The model whose tokenizer and config a scorer takes, as NAME=PATH.", metavar="NAME=PATH"
         ),
     ] = None,
+    question: Annotated[
+        list[str] | None,
+        typer.Option(help="A text file with what a judge is asked, as NAME=PATH.", metavar="NAME=PATH"),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Pictures at once.", min=1)] = 16,
     again: Annotated[bool, typer.Option("--again", help="Score what has a score already, too.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
@@ -50,6 +54,8 @@ def score(
         unifl score pictures sharpness jpeg_small
         unifl score pictures pickscore hps=hpsv2.1 --weights hps=HPS_v2.1_compressed.pt --base hps=CLIP-ViT-H-14
         unifl score samples world:rewards/color mine=my_rewards:colour
+        unifl score pictures hpsv3 --question hpsv3=instruction.txt
+        unifl score pictures chat --weights chat=some-vlm --base chat=http://localhost:8000/v1
     """
     quiet_libraries()
     from unifl.assembly import resolve
@@ -62,10 +68,14 @@ def score(
         raise UserError(
             "no scorer was named; write one or more after the folder (`unifl scorers` lists them)"
         )
-    places, bases = _by_label(weights, asked), _by_label(base, asked)
+    places, bases, questions = (_by_label(given, asked) for given in (weights, base, question))
     scorers = {
         label: resolve.feedback(
-            resolve.named(path, weights=places.get(label), base=bases.get(label)), name=label, device=place
+            resolve.named(
+                path, weights=places.get(label), base=bases.get(label), question=questions.get(label)
+            ),
+            name=label,
+            device=place,
         )
         for label, path in asked.items()
     }

@@ -9,6 +9,9 @@ from unifl.feedback.base import require_critic_gradient as require_critic_gradie
 from unifl.feedback.base import require_gradient as require_gradient
 from unifl.feedback.black_box import BlackBoxFeedback as BlackBoxFeedback
 from unifl.feedback.black_box import JpegSize as JpegSize
+from unifl.feedback.calibration import ScoreMap as ScoreMap
+from unifl.feedback.calibration import calibrated as calibrated
+from unifl.feedback.calibration import fit_score_map as fit_score_map
 from unifl.feedback.combine import clipped as clipped
 from unifl.feedback.combine import ensemble as ensemble
 from unifl.feedback.combine import normalised as normalised
@@ -31,6 +34,8 @@ from unifl.feedback.latent_proxy_files import save_proxy as save_proxy
 from unifl.feedback.latent_proxy_fit import ProxyFitConfig as ProxyFitConfig
 from unifl.feedback.latent_proxy_fit import ProxyFitResult as ProxyFitResult
 from unifl.feedback.latent_proxy_fit import pretrain_proxy as pretrain_proxy
+from unifl.feedback.one_of import at_step as at_step
+from unifl.feedback.one_of import one_at_random as one_at_random
 from unifl.feedback.open_critic import open_critic as open_critic
 from unifl.feedback.perception import DepthCritic as DepthCritic
 from unifl.feedback.perception import EdgeCritic as EdgeCritic

@@ -3,6 +3,8 @@
 `hinge` here is that of rewards; the one of pairs is `unifl.losses.preference.hinge`.
 """
 
+from unifl.losses.advantages import decoupled_advantage as decoupled_advantage
+from unifl.losses.advantages import group_advantage as group_advantage
 from unifl.losses.adversarial import discriminator_bce as discriminator_bce
 from unifl.losses.adversarial import generator_bounded as generator_bounded
 from unifl.losses.adversarial import generator_linear as generator_linear

@@ -16,12 +16,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unifl.errors import UserError
-from unifl.feedback import Feedback, require_gradient
+from unifl.feedback import Feedback, at_step, require_gradient
 from unifl.losses.reward import hinge
 from unifl.methods.base import StepOutput
 from unifl.methods.counting import Evaluations
 from unifl.methods.pictures import DecodeConfig, need
 from unifl.models.generator import Generator
+from unifl.randomness import Key
 
 
 @dataclass(kw_only=True)
@@ -97,6 +98,7 @@ class GuidingTerm:
         output: StepOutput,
         prediction: Float[Tensor, "b c h w"],
         prompts: Sequence[str],
+        key: Key,
         *,
         raw: Float[Tensor, "b c h w"],
         loss: Float[Tensor, ""],
@@ -107,6 +109,7 @@ class GuidingTerm:
             output: Gets them.
             prediction: The student's clean latents, scaled, with graph.
             prompts: b texts.
+            key: Of the micro-batch.
             raw: The network's output, from which both the prediction and the loss follow.
             loss: The distillation's; its gradient at `raw` is the measure of `balance: gradient_norm`.
         """
@@ -115,7 +118,7 @@ class GuidingTerm:
         balanced = self.config.balance == "gradient_norm"
         # balanced, each reward's pull is needed by itself, on its own way back; else all share that of the step
         seen = rewarded.detach().requires_grad_() if balanced else rewarded
-        scores = self._scores(seen, list(prompts[:rows]), output)
+        scores = self._scores(seen, list(prompts[:rows]), key, output)
         for number, (name, found) in enumerate(scores.items()):
             output.metrics[f"reward/{name}"] = found.detach().mean()
             score = self._bounded(name, found).mean()
@@ -126,10 +129,11 @@ class GuidingTerm:
                 score = _carrying(score.detach(), pull, rewarded)
             output.losses[f"reward/{name}"] = -weight * score
 
-    def _scores(self, latents: Tensor, prompts: list[str], output: StepOutput) -> dict[str, Tensor]:
+    def _scores(self, latents: Tensor, prompts: list[str], key: Key, output: StepOutput) -> dict[str, Tensor]:
         """Each reward, one number per row, with a graph that ends at the latents."""
-        if not any(reward.space == "pixel" for reward in self.rewards.values()):
-            return {name: reward(latents, prompts).float() for name, reward in self.rewards.items()}
+        rewards = {name: at_step(reward, key) for name, reward in self.rewards.items()}
+        if not any(reward.space == "pixel" for reward in rewards.values()):
+            return {name: reward(latents, prompts).float() for name, reward in rewards.items()}
         images = self.generator.decode(
             latents,
             grad=True,
@@ -139,7 +143,7 @@ class GuidingTerm:
         )
         output.previews["prediction"] = images.detach()
         given = {"pixel": images, "latent": latents}
-        return {name: reward(given[reward.space], prompts).float() for name, reward in self.rewards.items()}
+        return {name: reward(given[reward.space], prompts).float() for name, reward in rewards.items()}
 
     def _bounded(self, name: str, scores: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         level = self.config.levels.get(name)

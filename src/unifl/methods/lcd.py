@@ -127,7 +127,14 @@ class LCD:
         )
         clean = self._clean(student)
         if self.guiding is not None:
-            self.guiding.add(output, clean, rows.prompts, raw=student.raw, loss=output.losses["distillation"])
+            self.guiding.add(
+                output,
+                clean,
+                rows.prompts,
+                batch.key,
+                raw=student.raw,
+                loss=output.losses["distillation"],
+            )
         if self.proxy is not None:
             assert asked.real is not None
             self.proxy.student(clean, rows.prompts, output)

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from unifl.errors import UserError
-from unifl.feedback import Feedback, require_gradient
+from unifl.feedback import Feedback, at_step, require_gradient
 from unifl.losses.reward import refl_margin
 from unifl.methods.anchors import AnchorConfig, denoising_anchor, distance_anchor
 from unifl.methods.base import MicroBatch, Source, StepOutput
@@ -120,7 +120,8 @@ class ReFL:
         picture = picture_from_noise(
             self.generator, rows[config.source], batch.key, config, config.decode, purpose="aesthetic"
         )
-        reward = self.reward(picture.images, rows[config.source].prompts)
+        climbed = at_step(self.reward, batch.key)
+        reward = climbed(picture.images, rows[config.source].prompts)
         output = StepOutput(
             losses={f"reward/{config.reward}": config.grad_scale * refl_margin(reward, config.margin).mean()},
             metrics={

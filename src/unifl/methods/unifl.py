@@ -27,7 +27,7 @@ from typing import Any
 
 from torch import nn
 
-from unifl.feedback import Critic, Discriminator, Feedback
+from unifl.feedback import Critic, Discriminator, Feedback, at_step
 from unifl.losses.reward import hinge
 from unifl.methods.adversarial import AdversarialTerm
 from unifl.methods.anchors import denoising_anchor, distance_anchor
@@ -168,7 +168,7 @@ class UniFL:
             )
             _record(output, "aesthetic", picture)
         for axis, reward in self.rewards.items():
-            score = reward(picture.images, rows.prompts)
+            score = at_step(reward, batch.key)(picture.images, rows.prompts)
             loss = hinge(score, config.levels[axis]).mean()  # eq. 5, one axis
             output.losses[f"aesthetic/{axis}"] = config.weight * config.weights.get(axis, 1.0) * loss
             output.metrics[f"reward/{axis}"] = score.detach().mean()

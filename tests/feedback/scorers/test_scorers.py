@@ -15,14 +15,12 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny_scorers import PROCESSOR, SIDE, clip, head_state, open_clip_state
+from tiny_scorers import PROCESSOR, PROMPTS, SIDE, clip, head_state, open_clip_state, smooth_pictures
 
 from unifl.errors import UserError
 from unifl.feedback import Feedback, require_gradient
 from unifl.feedback.scorers import SCORERS, open_scorer
 from unifl.feedback.scorers.looking import Looking
-
-PROMPTS = ["a red circle", "a blue square on the left", "a small dog"]
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +31,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pictures():
-    """Smooth pictures of 48 x 64 pixels, as bytes and as numbers."""
-    generator = torch.Generator().manual_seed(0)
-    small = torch.rand(3, 3, 6, 8, generator=generator)
-    images = torch.nn.functional.interpolate(small, size=(48, 64), mode="bicubic").clamp(0, 1)
-    return (images * 255).round() / 255
+    return smooth_pictures()
 
 
 def with_pillow(pictures, model, *, fit="crop", prompts=PROMPTS, prefix="", folder=None):

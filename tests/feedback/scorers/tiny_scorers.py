@@ -10,6 +10,7 @@ import transformers as hf
 from unifl.testing import tiny_pipeline
 
 SIDE, WIDTH, DEPTH, TOKENS = 32, 16, 2, 77
+PROMPTS = ["a red circle", "a blue square on the left", "a small dog"]
 PROCESSOR = {
     "image_processor_type": "CLIPImageProcessor",
     "do_resize": True,
@@ -23,6 +24,14 @@ PROCESSOR = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
+
+
+def smooth_pictures():
+    """Smooth pictures of 48 x 64 pixels, in steps of a 255th."""
+    generator = torch.Generator().manual_seed(0)
+    small = torch.rand(3, 3, 6, 8, generator=generator)
+    images = torch.nn.functional.interpolate(small, size=(48, 64), mode="bicubic").clamp(0, 1)
+    return (images * 255).round() / 255
 
 
 def spread(model, seed=5):

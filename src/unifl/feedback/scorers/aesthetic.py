@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from unifl.errors import UserError
 from unifl.feedback.scorers.clip import ClipScorer
+from unifl.feedback.scorers.linear_head import linear_head
 
 
 class Aesthetic(nn.Module):
@@ -25,26 +26,13 @@ class Aesthetic(nn.Module):
     def __init__(self, tower: ClipScorer, state: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.tower = tower
-        weights = sorted(
-            (key for key in state if key.endswith(".weight")), key=lambda key: int(key.split(".")[1])
-        )
-        wanted = {key.replace("weight", end) for key in weights for end in ("weight", "bias")}
-        if wanted != set(state) or not weights or any(not key.startswith("layers.") for key in weights):
-            raise UserError(
-                f"these are no weights of an aesthetic head ({', '.join(sorted(state)[:3])}, ...); needed are "
-                "layers.0.weight, layers.0.bias and so on"
-            )
-        self.layers = nn.Sequential(*(nn.Linear(state[key].shape[1], state[key].shape[0]) for key in weights))
+        self.layers = linear_head(state, what="an aesthetic head")
         width = getattr(tower.model.config, "projection_dim", None)
         if width is not None and self.layers[0].in_features != width:
             raise UserError(
                 f"the aesthetic head reads {self.layers[0].in_features} numbers and {width} come from the tower; it "
                 "was trained on openai/clip-vit-large-patch14"
             )
-        numbers = {key.split(".")[1]: str(place) for place, key in enumerate(weights)}
-        self.layers.load_state_dict(
-            {f"{numbers[key.split('.')[1]]}.{key.split('.')[2]}": tensor for key, tensor in state.items()}
-        )
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
         """One score per picture."""

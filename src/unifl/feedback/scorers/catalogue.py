@@ -1,4 +1,4 @@
-"""The scorers by name: what they are, and how each is put together from published weights.
+"""The scorers by name: how each is put together from published weights; `cards` says what they are.
 
     open_scorer("pickscore")                                  # by its hub name, or from the hub's cache
     open_scorer("hpsv2.1", weights="HPS_v2.1_compressed.pt", base="CLIP-ViT-H-14-laion2B-s32B-b79K")
@@ -8,20 +8,30 @@ In a recipe: `rewards: {pick: scorer:pickscore}`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import MappingProxyType
+from typing import Any
+
+from torch import nn
 
 from unifl.errors import UserError, nearest
 from unifl.feedback.base import Feedback, NetworkFeedback
-from unifl.feedback.black_box import JpegSize
+from unifl.feedback.black_box import BlackBoxFeedback, JpegSize
 from unifl.feedback.scorers import files
 from unifl.feedback.scorers.aesthetic import Aesthetic
 from unifl.feedback.scorers.card import Card
+from unifl.feedback.scorers.cards import SCORERS
+from unifl.feedback.scorers.chat import ChatJudge
 from unifl.feedback.scorers.clip import ClipScorer, Formula, clip_score, hundredfold, logits, probability
+from unifl.feedback.scorers.image_reward import ImageReward
+from unifl.feedback.scorers.mps import Mps
 from unifl.feedback.scorers.plain import Colourfulness, Sharpness
+from unifl.feedback.scorers.questions import RATES, SHOWS, read_question
+from unifl.feedback.scorers.worker import WorkerProcess
 
 CLIP_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+QWEN = "Qwen/Qwen2.5-VL-7B-Instruct"
+_JUDGES = "unifl.feedback.scorers.judges"
 
 
 class Scorer(NetworkFeedback):
@@ -34,17 +44,32 @@ class Scorer(NetworkFeedback):
     card: Card
 
 
+class AskedScorer(BlackBoxFeedback):
+    """A judge that is asked in another process or behind HTTP, as a Feedback.
+
+    Attributes:
+        card: What to know of it.
+    """
+
+    card: Card
+
+
 @dataclass(frozen=True)
 class _Entry:
-    card: Card
-    build: Callable[[str, str, str | None], Feedback]
-    """From weights, base and revision."""
+    build: Callable[..., Feedback]
+    """From weights, base, revision, and the settings below by name."""
     weights: str = ""
     base: str = ""
+    settings: tuple[str, ...] = ()
 
 
 def open_scorer(
-    kind: str, *, weights: str | None = None, base: str | None = None, revision: str | None = None
+    kind: str,
+    *,
+    weights: str | None = None,
+    base: str | None = None,
+    revision: str | None = None,
+    **settings: Any,
 ) -> Feedback:
     """A scorer by its name.
 
@@ -53,26 +78,35 @@ def open_scorer(
         weights: Where its weights are: a folder, a file (.safetensors, or .pt and .pth, of which nothing but tensors is
             read), a hub name, or `hub name/file`. None is where they were published.
         base: The model whose config, tokenizer and image processor go with them, where those are not beside the
-            weights: a folder or a hub name. None is the published one.
+            weights: a folder or a hub name. None is the published one. For `chat`, the address of the service.
         revision: Of the hub repository.
+        settings: Of judges that are asked: `question`, a text file with `{prompt}` in it; `timeout`, seconds for one
+            call; `device` (auto) and `dtype` (auto), in their own process; `asks` (rates or shows) and
+            `key_variable`, behind HTTP.
 
     Returns:
         A Feedback on pixels, frozen, in float32, with its `card`.
 
     Raises:
-        UserError: No such scorer, nothing to read, or weights that are missing or surplus.
+        UserError: No such scorer or setting, nothing to read, or weights that are missing or surplus.
     """
     if kind not in _ENTRIES:
         guess = nearest(kind, _ENTRIES)
         hint = f"did you mean {guess!r}?" if guess else f"there are {', '.join(_ENTRIES)}"
         raise UserError(f"there is no scorer {kind!r}; {hint}")
     entry = _ENTRIES[kind]
-    if not entry.weights and (weights or base):
+    if not entry.weights and (weights or base) and kind != "chat":
         raise UserError(f"{kind} has no weights; leave out weights and base")
-    return entry.build(weights or entry.weights, base or entry.base, revision)
+    unknown = [key for key in settings if key not in entry.settings]
+    if unknown:
+        *others, last = ("weights", "base", "revision", *entry.settings)
+        raise UserError(
+            f"{kind} has no setting {unknown[0]!r}; its arguments are {', '.join(others)} and {last}"
+        )
+    return entry.build(weights or entry.weights, base or entry.base, revision, **settings)
 
 
-def _scorer(network: ClipScorer | Aesthetic, kind: str, **settings: object) -> Scorer:
+def _scorer(network: nn.Module, kind: str, **settings: object) -> Scorer:
     found = Scorer(network, name=kind, **settings)  # type: ignore[arg-type]
     found.card = SCORERS[kind]
     return found
@@ -117,140 +151,165 @@ def _aesthetic(weights: str, base: str, revision: str | None) -> Feedback:
     return _scorer(Aesthetic(tower, state), "aesthetic", needs=frozenset())
 
 
-_WITH_WORDS = "the whole prompt up to 77 tokens"
+def _image_reward(weights: str, base: str, revision: str | None) -> Feedback:
+    state = files.read_state(weights, revision)
+    network = ImageReward(state, files.read_tokenizer(base, None), weights=weights)
+    return _scorer(network, "imagereward")
+
+
+def _mps(kind: str) -> Callable[[str, str, str | None], Feedback]:
+    """The condition is the end of the name; the authors saved the whole module."""
+
+    def build(weights: str, base: str, revision: str | None) -> Feedback:
+        state = files.read_state(weights, revision, whole=True)
+        tokenizer, looking = files.tokenizer_and_looking(base, None)
+        network = Mps(
+            files.empty_clip(weights, base),
+            state,
+            tokenizer,
+            looking,
+            condition=kind.partition(".")[2] or "overall",
+            weights=weights,
+            base=base,
+        )
+        return _scorer(network, kind)
+
+    return build
+
+
+# --- judges that are asked ------------------------------------------------------------------------------
+
+
+def _in_process(
+    kind: str,
+    build: str,
+    given: dict[str, Any],
+    *,
+    timeout: int | float = 600.0,
+    range: tuple[float, float] | None = None,
+) -> Feedback:
+    """It starts when it is asked first; one that died is started again for one more try."""
+    worker = WorkerProcess(build, given, timeout=timeout)
+    found = AskedScorer(worker, name=kind, takes="numpy", timeout=None, retries=1, range=range)
+    found.card = SCORERS[kind]
+    return found
+
+
+def _written(kind: str, function: str, question: str, range: tuple[float, float]) -> Callable[..., Feedback]:
+    """A model of transformers that is asked in words."""
+
+    def build(
+        weights: str,
+        base: str,
+        revision: str | None,
+        *,
+        question: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        timeout: int | float = 600.0,
+    ) -> Feedback:
+        given = {
+            "weights": weights,
+            "base": base,
+            "revision": revision,
+            "device": device,
+            "dtype": dtype,
+            "question": read_question(question, default=asked),
+        }
+        return _in_process(kind, f"{_JUDGES}:{function}", given, timeout=timeout, range=range)
+
+    asked = question
+    return build
+
+
+def _hpsv3(
+    weights: str,
+    base: str,
+    revision: str | None,
+    *,
+    question: str | None = None,
+    device: str = "auto",
+    timeout: int | float = 600.0,
+) -> Feedback:
+    if question is None:
+        raise UserError(
+            "hpsv3 was trained with one long instruction, which is its authors' and is not shipped here; save "
+            "INSTRUCTION and prompt_with_special_token of their hpsv3/dataset/data_collator_qwen.py "
+            "(github.com/MizzenAI/HPSv3) as a text file, with {prompt} where the prompt goes, and give the file as "
+            "`question`"
+        )
+    given = {
+        "weights": weights,
+        "base": base,
+        "revision": revision,
+        "device": device,
+        "question": read_question(question, default="", needs=["<|Reward|>"]),
+    }
+    return _in_process("hpsv3", "unifl.feedback.scorers.hpsv3:load_hpsv3", given, timeout=timeout)
+
+
+def _chat(
+    weights: str,
+    base: str,
+    revision: str | None,
+    *,
+    asks: str = "rates",
+    question: str | None = None,
+    key_variable: str = "OPENAI_API_KEY",
+    timeout: int | float = 120.0,
+) -> Feedback:
+    judge = ChatJudge(
+        weights,
+        base,
+        asks=asks,
+        question=None if question is None else read_question(question, default=""),
+        key_variable=key_variable,
+        timeout=timeout,
+    )
+    scale = (1.0, 5.0) if asks == "rates" else (0.0, 1.0)
+    # it asks again by itself
+    found = AskedScorer(judge, name="chat", takes="pil", timeout=None, retries=0, range=scale)
+    found.card = SCORERS["chat"]
+    return found
+
+
+_IN_PROCESS = ("question", "device", "timeout")
+_MPS_FILE = "MPS_overall_checkpoint.pth"
 _ENTRIES: dict[str, _Entry] = {
     "clipscore": _Entry(
-        Card(
-            title="CLIPScore",
-            paper="Hessel et al., arXiv 2104.08718",
-            weights="openai/clip-vit-base-patch32",
-            licence="MIT (code and weights of openai/CLIP)",
-            scale="2.5 max(cos, 0): 0.6 to 0.9 for pictures that fit their prompt",
-            sees=f"the middle square at 224 px; {_WITH_WORDS}, after 'A photo depicts'",
-            biases="objects more than their number, place or relation; blind to small things and to quality",
-        ),
-        _clip("clipscore", clip_score, prefix="A photo depicts "),
-        weights="openai/clip-vit-base-patch32",
+        _clip("clipscore", clip_score, prefix="A photo depicts "), weights="openai/clip-vit-base-patch32"
     ),
-    "pickscore": _Entry(
-        Card(
-            title="PickScore v1",
-            paper="Kirstain et al., arXiv 2305.01569",
-            weights="yuvalkirstain/PickScore_v1",
-            licence="not stated on its page when this was written; check before use",
-            scale="exp(logit scale) cos: 19 to 23; the softmax over two pictures is the probability of a preference",
-            sees=f"the middle square at 224 px; {_WITH_WORDS}",
-            biases="saturated, detailed pictures in the taste of users of one web page; a model that was trained on "
-            "Pick-a-Pic is judged by its teacher",
-        ),
-        _clip("pickscore", logits),
-        weights="yuvalkirstain/PickScore_v1",
-        base=CLIP_H,
-    ),
-    "siglip": _Entry(
-        Card(
-            title="SigLIP",
-            paper="Zhai et al., arXiv 2303.15343",
-            weights="google/siglip-so400m-patch14-384",
-            licence="Apache-2.0",
-            scale="a probability that picture and text belong together; small for most pairs, so compare, do not "
-            "average",
-            sees="the whole picture, squashed to a square; the prompt up to 64 tokens",
-            biases="as CLIPScore, with finer vision; its probability is calibrated for captions of the web",
-        ),
-        _siglip,
-        weights="google/siglip-so400m-patch14-384",
-    ),
-    "hpsv2": _Entry(
-        Card(
-            title="HPS v2",
-            paper="Wu et al., arXiv 2306.09341",
-            weights="xswu/HPSv2/HPS_v2_compressed.pt",
-            licence="Apache-2.0 (as its code)",
-            scale="100 cos: 26 to 28; not comparable with v2.1",
-            sees=f"the whole picture at 224 px on the longer side, black around; {_WITH_WORDS}",
-            biases="glossy, centred pictures; small differences of the number are large in preference",
-        ),
-        _hps("hpsv2"),
-        weights="xswu/HPSv2/HPS_v2_compressed.pt",
-        base=CLIP_H,
-    ),
-    "hpsv2.1": _Entry(
-        Card(
-            title="HPS v2.1",
-            paper="Wu et al., arXiv 2306.09341, and its repository",
-            weights="xswu/HPSv2/HPS_v2.1_compressed.pt",
-            licence="Apache-2.0 (as its code)",
-            scale="100 cos: 25 to 33; not comparable with v2",
-            sees=f"the whole picture at 224 px on the longer side, black around; {_WITH_WORDS}",
-            biases="as HPS v2; models trained on it drift to high contrast",
-        ),
-        _hps("hpsv2.1"),
-        weights="xswu/HPSv2/HPS_v2.1_compressed.pt",
-        base=CLIP_H,
-    ),
+    "pickscore": _Entry(_clip("pickscore", logits), weights="yuvalkirstain/PickScore_v1", base=CLIP_H),
+    "siglip": _Entry(_siglip, weights="google/siglip-so400m-patch14-384"),
+    "hpsv2": _Entry(_hps("hpsv2"), weights="xswu/HPSv2/HPS_v2_compressed.pt", base=CLIP_H),
+    "hpsv2.1": _Entry(_hps("hpsv2.1"), weights="xswu/HPSv2/HPS_v2.1_compressed.pt", base=CLIP_H),
     "aesthetic": _Entry(
-        Card(
-            title="LAION aesthetic predictor v2",
-            paper="github.com/christophschuhmann/improved-aesthetic-predictor",
-            weights="sac+logos+ava1-l14-linearMSE.pth of its repository",
-            licence="Apache-2.0 (as its code)",
-            scale="1 to 10; Stable Diffusion 5.3 to 6.3",
-            sees="the middle square at 224 px; no prompt",
-            biases="paintings, shallow focus and strong colours, whatever was asked for",
-        ),
-        _aesthetic,
-        weights="sac+logos+ava1-l14-linearMSE.pth",
-        base="openai/clip-vit-large-patch14",
+        _aesthetic, weights="sac+logos+ava1-l14-linearMSE.pth", base="openai/clip-vit-large-patch14"
     ),
-    "colourfulness": _Entry(
-        Card(
-            title="Colourfulness M3",
-            paper="Hasler and Suesstrunk, Human Vision and Electronic Imaging VIII, 2003",
-            weights="",
-            licence="",
-            scale="0 grey to 109 extremely colourful",
-            sees="all pixels; no prompt",
-            biases="none but what it says",
-        ),
-        lambda *_: Colourfulness(),
+    "imagereward": _Entry(
+        _image_reward, weights="THUDM/ImageReward/ImageReward.pt", base="google-bert/bert-base-uncased"
     ),
-    "sharpness": _Entry(
-        Card(
-            title="Variance of the Laplacian",
-            paper="Pech-Pacheco et al., ICPR 2000",
-            weights="",
-            licence="",
-            scale="from 0, depends on the resolution",
-            sees="all pixels; no prompt",
-            biases="noise and halos count",
-        ),
-        lambda *_: Sharpness(),
+    **{
+        kind: _Entry(_mps(kind), weights=_MPS_FILE, base=CLIP_H)
+        for kind in ("mps", "mps.aesthetics", "mps.detail", "mps.semantics")
+    },
+    "vqascore": _Entry(
+        _written("vqascore", "build_shows", SHOWS, (0.0, 1.0)), weights=QWEN, settings=(*_IN_PROCESS, "dtype")
     ),
-    "jpeg_small": _Entry(
-        Card(
-            title="Compressibility",
-            paper="Black et al., arXiv 2305.13301",
-            weights="",
-            licence="",
-            scale="minus kilobytes of a JPEG",
-            sees="all pixels; no prompt; no gradient",
-            biases="smooth, empty pictures",
-        ),
-        lambda *_: JpegSize(name="jpeg_small"),
+    "hpsv3": _Entry(
+        _hpsv3,
+        weights="MizzenAI/HPSv3/HPSv3.safetensors",
+        base="Qwen/Qwen2-VL-7B-Instruct",
+        settings=_IN_PROCESS,
     ),
-    "jpeg_large": _Entry(
-        Card(
-            title="Incompressibility",
-            paper="Black et al., arXiv 2305.13301",
-            weights="",
-            licence="",
-            scale="kilobytes of a JPEG",
-            sees="all pixels; no prompt; no gradient",
-            biases="noise",
-        ),
-        lambda *_: JpegSize(name="jpeg_large", prefer="large"),
+    "unifiedreward": _Entry(
+        _written("unifiedreward", "build_rates", RATES, (1.0, 5.0)),
+        weights="CodeGoat24/UnifiedReward-2.0-qwen-7b",
+        settings=(*_IN_PROCESS, "dtype"),
     ),
+    "chat": _Entry(_chat, settings=("asks", "question", "key_variable", "timeout")),
+    "colourfulness": _Entry(lambda *_: Colourfulness()),
+    "sharpness": _Entry(lambda *_: Sharpness()),
+    "jpeg_small": _Entry(lambda *_: JpegSize(name="jpeg_small")),
+    "jpeg_large": _Entry(lambda *_: JpegSize(name="jpeg_large", prefer="large")),
 }
-SCORERS: Mapping[str, Card] = MappingProxyType({kind: entry.card for kind, entry in _ENTRIES.items()})
-"""All scorers, with what to know of each."""

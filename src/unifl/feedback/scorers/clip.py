@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unifl.feedback.scorers.looking import Looking
+from unifl.feedback.scorers.prompts import require_prompts
 
 Formula = Callable[[Tensor, nn.Module], Tensor]
 """Cosines and the model give scores."""
@@ -69,6 +70,7 @@ class ClipScorer(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"], prompts: Sequence[str]) -> Float[Tensor, " b"]:
         """One score per picture."""
+        require_prompts(prompts, len(images))
         cosine = (self.embed_images(images) * self.embed_texts(prompts)).sum(-1)
         return self.formula(cosine, self.model)
 

@@ -16,6 +16,7 @@ from unifl.errors import UserError
 from unifl.feedback.pretrained import find_place
 from unifl.feedback.scorers.looking import Looking, looking_of
 from unifl.feedback.scorers.open_clip import from_open_clip
+from unifl.feedback.scorers.pickled import read_module
 
 _BUFFERS = ("position_ids",)  # of old checkpoints: numbers in a row, no weights
 
@@ -61,33 +62,45 @@ def load_open_clip(weights: str, base: str, revision: str | None) -> nn.Module:
     Raises:
         UserError: Nothing there, or weights that are missing, surplus, or of other shapes.
     """
-    import transformers
-
     state = from_open_clip(read_state(weights, revision))
-    try:
-        config = transformers.CLIPConfig.from_pretrained(find_place(base))
-    except OSError as error:
-        raise UserError(
-            f"{weights} needs the config and the tokenizer of {base}, which cannot be reached "
-            f"({_first_line(error)}); give a folder with them as `base`"
-        ) from error
-    model = transformers.CLIPModel(config)
+    model = empty_clip(weights, base)
+    load_exact(model, state, weights=weights, base=base)
+    return model
+
+
+def load_exact(model: nn.Module, state: Mapping[str, Tensor], *, weights: str, base: str = "") -> None:
+    """Give a model the weights of a state, all of them and no others, in float32.
+
+    Args:
+        model: With random weights.
+        state: By the model's own names.
+        weights: Where they come from, for messages.
+        base: Where the model's sizes come from; "" where they were read off the weights.
+
+    Raises:
+        UserError: Weights that are missing, surplus, or of other shapes.
+    """
     own = model.state_dict()
     require_exact(weights, sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys()))
     for key, tensor in state.items():
         if tensor.shape != own[key].shape:
             raise UserError(
-                f"{weights}: {key} has the shape {tuple(tensor.shape)}, and {base} needs {tuple(own[key].shape)}; "
-                "take the base that the weights were trained from"
+                f"{weights}: {key} has the shape {tuple(tensor.shape)}, and {base or 'the rest'} needs "
+                f"{tuple(own[key].shape)}; take the {'base' if base else 'file'} that "
+                f"{'the weights were trained from' if base else 'was published'}"
             )
     model.load_state_dict({key: tensor.float() for key, tensor in state.items()})
-    return model
 
 
-def read_state(name: str, revision: str | None = None) -> Mapping[str, Tensor]:
+def read_state(name: str, revision: str | None = None, *, whole: bool = False) -> Mapping[str, Tensor]:
     """The tensors of one file: a path, or `owner/repository/file` on the hub.
 
     A `.pt` or `.pth` is read as tensors alone: nothing in it is run.
+
+    Args:
+        name: See above.
+        revision: Of the hub repository.
+        whole: Whether it may also be a module that was saved whole, as some authors do.
 
     Raises:
         UserError: No such file, or one that holds something else.
@@ -96,17 +109,23 @@ def read_state(name: str, revision: str | None = None) -> Mapping[str, Tensor]:
     if not path.is_file():
         path = _from_hub(name, revision)
     try:
-        found: Any = (
-            load_file(str(path))
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        found = _tensors(path)
+    except pickle.UnpicklingError as error:
+        if whole:
+            return read_module(path)
+        raise UserError(f"{path} cannot be read as weights: {_first_line(error)}") from error
+    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         raise UserError(f"{path} cannot be read as weights: {_first_line(error)}") from error
     found = found.get("state_dict", found) if isinstance(found, dict) else found
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise UserError(f"{path} holds no table of tensors; give the file of weights that was published")
     return found
+
+
+def _tensors(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return load_file(str(path))
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def tokenizer_and_looking(name: str, revision: str | None) -> tuple[Any, Looking]:
@@ -115,19 +134,55 @@ def tokenizer_and_looking(name: str, revision: str | None) -> tuple[Any, Looking
     Raises:
         UserError: Nothing there, or a processor that is not understood.
     """
-    from transformers import AutoTokenizer
     from transformers.image_processing_base import ImageProcessingMixin
 
-    place = find_place(name)
+    tokenizer = read_tokenizer(name, revision)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
-        settings = ImageProcessingMixin.get_image_processor_dict(place, revision=revision)[0]
+        settings = ImageProcessingMixin.get_image_processor_dict(find_place(name), revision=revision)[0]
     except (OSError, ValueError) as error:
         raise UserError(
             f"{name} has no tokenizer or no preprocessor_config.json that can be read ({_first_line(error)}); give a "
             "model that has both as `base`"
         ) from error
     return tokenizer, looking_of(settings, model=name)
+
+
+def read_tokenizer(name: str, revision: str | None) -> Any:
+    """The tokenizer of a model.
+
+    Raises:
+        UserError: Nothing there.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(find_place(name), revision=revision)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{name} has no tokenizer that can be read ({_first_line(error)}); give a model that has one as `base`"
+        ) from error
+
+
+def empty_clip(weights: str, base: str) -> Any:
+    """CLIP with random weights, of the sizes that a config says.
+
+    Args:
+        weights: What it is for, for the message.
+        base: Folder or hub name with the config.
+
+    Raises:
+        UserError: No config there.
+    """
+    import transformers
+
+    try:
+        config = transformers.CLIPConfig.from_pretrained(find_place(base))
+    except OSError as error:
+        raise UserError(
+            f"{weights} needs the config and the tokenizer of {base}, which cannot be reached "
+            f"({_first_line(error)}); give a folder with them as `base`"
+        ) from error
+    return transformers.CLIPModel(config)
 
 
 def require_exact(name: str, missing: list[str], surplus: list[str]) -> None:
