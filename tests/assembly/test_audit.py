@@ -115,7 +115,7 @@ def test_noise_that_the_reward_likes_and_the_judge_does_not_is_over_optimisation
     last = found.checkpoints[-1]
     assert last.reward.low > 0.3 and last.held_out.high < -0.1
     drifts, distances = ([getattr(row, name) for row in found.checkpoints] for name in ("drift", "distance"))
-    assert drifts[0] == distances[0] == 0 and drifts == sorted(drifts) and distances == sorted(distances)
+    assert drifts[0] == distances[0] == 0 and min(drifts[1:]) > 0 and distances == sorted(distances)
     assert last.ratios["high_frequency"] > 1 and last.ratios.keys() == {
         "high_frequency", "saturation", "diversity"
     }  # fmt: skip
