@@ -56,6 +56,10 @@ def test_what_only_rises_has_no_peak_and_what_only_falls_has_it_at_the_start():
     assert math.isinf(rising.peak) and math.isinf(rising.high)
     falling = fit_curve(DRIFT, _points(QUADRATIC, -1.0, 0.1))
     assert falling.peak == falling.high == 0
+    flattening = fit_curve(DRIFT, _points(QUADRATIC, -1.0, -0.1))  # would rise again, beyond what was seen
+    assert flattening.peak == flattening.high == 0
+    late = fit_curve(DRIFT, _points(QUADRATIC, 1.0, 0.05))  # turns at 10, beyond what was seen
+    assert math.isinf(late.peak) and math.isinf(late.low)
     straight = fit_curve(DRIFT, _points(QUADRATIC, 1.0, 0.0, noise=0.5))
     assert math.isinf(straight.high)  # some resampled curves turn, some do not
 

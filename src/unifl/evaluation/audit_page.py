@@ -112,10 +112,13 @@ def _over_steps(findings: AuditFindings) -> list[Chart]:
 
 
 def _peak(curve: RewardCurve) -> str:
-    if np.isinf(curve.peak):
-        return "does not turn down"
-    end = "no end" if np.isinf(curve.high) else f"{curve.high:.3g}"
-    return f"peak at drift {curve.peak:.3g} [{curve.low:.3g}, {end}]"
+    low, high = ("beyond" if np.isinf(end) else f"{end:.3g}" for end in (curve.low, curve.high))
+    where = (
+        "has not turned down by the last checkpoint"
+        if np.isinf(curve.peak)
+        else f"peak at drift {curve.peak:.3g}"
+    )
+    return f"{where} [{low}, {high}]"
 
 
 def _strips(findings: AuditFindings, looks: Sequence[AuditLook], samples: int) -> str:

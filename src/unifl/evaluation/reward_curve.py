@@ -4,7 +4,8 @@ r"""The curve of a reward against drift, fitted (Gao, Schulman and Hilton, arXiv
 
 The first is theirs for reinforcement learning, the second for the best of n samples. Both are linear in alpha and
 beta, pass through the start (0, 0), and describe a score that rises and then falls: a reward that is followed rises on,
-with a small beta; what it stands for turns, and the peak is how far it could be trusted.
+with a small beta; what it stands for turns, and the peak is how far it could be trusted. Beyond the checkpoints the
+curve says nothing.
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ class RewardCurve:
     Attributes:
         form: `LOGARITHMIC` or `QUADRATIC`, whichever leaves less.
         alpha: Its first coefficient.
-        beta: Its second; the curve turns down somewhere only if it is above 0.
+        beta: Its second.
         residual: Root-mean-square distance of the checkpoints from the curve, in the unit of the score.
-        peak: Drift at which the curve is highest; infinity where it does not turn down.
+        peak: Drift at which the curve is highest among those that were seen: 0 where it falls from the start, infinity
+            where it has not turned down by the furthest checkpoint.
         low: Lower end of the interval of the peak, over prompts.
-        high: Upper end; infinity where some of the resampled curves do not turn down.
+        high: Upper end.
     """
 
     form: str
@@ -74,11 +76,12 @@ def fit_curve(
     form, (alpha, beta), residual = min(fits, key=lambda fit: fit[2])
     counts = bootstrap_counts(values.shape[1], resamples=resamples)
     means = counts @ values.T / values.shape[1]
-    drawn = [_peak(form, *pair) for pair in means @ np.linalg.pinv(_design(form, d)).T]
+    furthest = float(d.max())
+    drawn = [_peak(form, *pair, furthest) for pair in means @ np.linalg.pinv(_design(form, d)).T]
     # no interpolation: the mean of a number and infinity is no quantile
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     low, high = (float(x) for x in np.quantile(drawn, tails, method="inverted_cdf"))
-    return RewardCurve(form, alpha, beta, residual, _peak(form, alpha, beta), low, high)
+    return RewardCurve(form, alpha, beta, residual, _peak(form, alpha, beta, furthest), low, high)
 
 
 def _design(form: str, d: np.ndarray) -> Float[np.ndarray, "c 2"]:
@@ -92,10 +95,9 @@ def _fit(form: str, d: np.ndarray, means: np.ndarray) -> tuple[str, tuple[float,
     return form, (float(alpha), float(beta)), residual
 
 
-def _peak(form: str, alpha: float, beta: float) -> float:
-    """Where the curve is highest over d >= 0: 0 if it only falls, infinity if it rises in the end."""
-    if beta <= 0:
-        return 0.0 if beta == 0 and alpha < 0 else math.inf
-    if form == QUADRATIC:
-        return max(alpha / (2 * beta), 0.0)
-    return math.exp(min(alpha / beta - 1, 700.0))
+def _peak(form: str, alpha: float, beta: float, furthest: float) -> float:
+    """Where the curve is highest over 0 <= d < furthest; infinity if it is higher still at the end of that."""
+    if beta <= 0:  # it bends upwards, so that it is highest at one of the ends
+        return math.inf if alpha * furthest - beta * float(_BENDS[form](np.float64(furthest))) > 0 else 0.0
+    turn = alpha / (2 * beta) if form == QUADRATIC else math.exp(min(alpha / beta - 1, 700.0))
+    return max(turn, 0.0) if turn < furthest else math.inf
