@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from unifl.reproduce.audit_claims import PAPER, fires, keeps
 from unifl.reproduce.figures import Table
 from unifl.reproduce.measure import METRICS, Workplace, audit_file
 from unifl.reproduce.page import write_page
-from unifl.reproduce.parts import Piece, Scores, Training, by_name
+from unifl.reproduce.parts import Look, Piece, Scores, Training, by_name
 from unifl.reproduce.unifl_trainings import trainings as unifl_trainings
+from unifl.world.assets import load_judge
 
 PROMPTS = 50
 ALL = (*runs.HACKED, *runs.SOUND)
@@ -154,3 +156,25 @@ def test_older_pieces_do_not_grow_old():
     assert "audited" not in json.loads(training.origin(0, prompts=1, settings=""))
     audited = Training(name="a", audited=True)
     assert json.loads(audited.origin(0, prompts=1, settings=""))["audited"] is True
+
+
+@pytest.mark.slow
+def test_a_run_is_trained_audited_and_judged(tmp_path):
+    """Four steps and few prompts, with the validation judge in place of gold."""
+    training = next(one for one in PAPER.trainings() if one.name == "hack-color")
+    looks = (Look(name="start", checkpoint=0), Look(name="after-2", checkpoint=2), Look(name="end"))
+    short = ("training.max_train_steps=4", "training.checkpointing_steps=2", "training.train_batch_size=2")
+    training = replace(training, looks=looks, changes=(*training.changes, *short))
+    place = Workplace(
+        runs=tmp_path / "runs",
+        results=tmp_path / "results",
+        judge=load_judge("validation"),
+        trainings={training.name: training},
+        num_prompts=4,
+    )
+    piece = measuring.measure(place, training, 0)
+    start, between, end = (piece.looks[look.name].values["reward_detail"] for look in looks)
+    assert np.abs(end - start).max() > np.abs(between - start).max() > 0
+    record = json.loads(audit_file(place.prepared, training.name, 0).read_text())
+    assert [row["name"] for row in record["checkpoints"]] == ["the start", "checkpoint-2", "checkpoint-4"]
+    assert list(record["checkpoints"][0]["scores"]) == ["reward/global", "held_out/validation"]

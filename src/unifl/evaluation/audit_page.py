@@ -112,13 +112,12 @@ def _over_steps(findings: AuditFindings) -> list[Chart]:
 
 
 def _peak(curve: RewardCurve) -> str:
-    low, high = ("beyond" if np.isinf(end) else f"{end:.3g}" for end in (curve.low, curve.high))
-    where = (
-        "has not turned down by the last checkpoint"
-        if np.isinf(curve.peak)
-        else f"peak at drift {curve.peak:.3g}"
+    if np.isinf(curve.low):
+        return "has not turned down by the last checkpoint"
+    low, high = (
+        "beyond the last checkpoint" if np.isinf(end) else f"{end:.3g}" for end in (curve.low, curve.high)
     )
-    return f"{where} [{low}, {high}]"
+    return f"peak at drift {'beyond' if np.isinf(curve.peak) else f'{curve.peak:.3g}'} [{low}, {high}]"
 
 
 def _strips(findings: AuditFindings, looks: Sequence[AuditLook], samples: int) -> str:
