@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from unifl.cli.audit import audit
 from unifl.cli.bench import bench
 from unifl.cli.console import Commands
 from unifl.cli.demo import demo
@@ -67,6 +68,7 @@ app.command()(generate)
 app.command()(evaluate)
 app.command(cls=CompareCommand)(compare)
 app.command()(report)
+app.command()(audit)
 app.command()(score)
 app.command()(scorers)
 app.add_typer(prompts, name="prompts")

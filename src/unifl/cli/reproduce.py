@@ -15,12 +15,13 @@ _PAPERS = {
     "unifl": "unifl.reproduce.unifl_claims",
     "rg-lcd": "unifl.reproduce.rg_lcd_claims",
     "ncp": "unifl.reproduce.ncp_claims",
+    "audit": "unifl.reproduce.audit_claims",
 }
 """Modules with a `PAPER`."""
 
 
 def reproduce(
-    name: Annotated[str, typer.Argument(help="Which paper: unifl, rg-lcd or ncp.")],
+    name: Annotated[str, typer.Argument(help="Which: unifl, rg-lcd, ncp or audit.")],
     claims: Annotated[str, typer.Option(help="Letters of claims, as in `ade`; all by default.")] = "",
     folder: Annotated[
         Path, typer.Option("--out", "-o", help="Gets a page, a JSON file and a folder.")
@@ -29,7 +30,7 @@ def reproduce(
         Path | None,
         typer.Option(help="Gets the runs, by default runs/reproduce/NAME; may be deleted afterwards."),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Training seeds; 3 by default.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Training seeds; 3 by default, 1 for audit.")] = None,
     prompts: Annotated[
         int | None, typer.Option(help="Held-out prompts per training seed; 340 by default for unifl.")
     ] = None,
@@ -37,7 +38,7 @@ def reproduce(
         str, typer.Option(help="k/n: a share of the work, for n processes side by side.")
     ] = "0/1",
 ) -> None:
-    """Measure the claims of a paper on the embedded world.
+    """Measure the claims of a paper, or of the audit, on the embedded world.
 
     Trains every variant that the claims compare, with several seeds, and
     writes a page with figures, plots and pictures. Pieces that were

@@ -96,6 +96,41 @@ def audit_chart(title: str, audit: Audit, *, width: float = 12.0, height: float 
         return Chart(title, _svg(figure, title), _legend((*audit.rewards, *audit.validation)))
 
 
+@dataclass(frozen=True)
+class FittedCurve:
+    """Measured points with their intervals, and the line that was fitted to them.
+
+    Attributes:
+        name: For the legend.
+        points: (drift, value, lower end, upper end).
+        line: (drift, value); empty where nothing could be fitted.
+    """
+
+    name: str
+    points: tuple[tuple[float, float, float, float], ...]
+    line: tuple[tuple[float, float], ...]
+
+
+def drift_chart(
+    title: str, series: Sequence[FittedCurve], *, mark: float, width: float = 8.8, height: float = 3.2
+) -> Chart:
+    """Scores against drift, with a dashed mark at one drift."""
+    with matplotlib.rc_context({**_RC, "svg.hashsalt": title}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.add_subplot()
+        for color, one in zip(_SERIES, series, strict=False):
+            x, y, low, high = (list(column) for column in zip(*one.points, strict=True))
+            axes.vlines(x, low, high, color=color, linewidth=1.2)
+            axes.plot(x, y, color=color, marker="o", markersize=4, linestyle="")
+            if one.line:
+                axes.plot(*zip(*one.line, strict=True), color=color, linewidth=1.6)
+        axes.axvline(mark, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
+        axes.set_xlabel("drift from the start, root of nats")
+        axes.grid(axis="y")
+        axes.set_axisbelow(True)
+        return Chart(title, _svg(figure, title), tuple((i + 1, one.name) for i, one in enumerate(series)))
+
+
 def smooth(values: Sequence[float]) -> list[float]:
     """Centred moving average over a twentieth of the curve; shorter windows at the ends."""
     half = max(1, len(values) // 40)

@@ -14,12 +14,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unifl import config as configs
+from unifl.assembly.audit import FOLDER, AuditRequest, audit_run
+from unifl.assembly.audit_candidates import open_start
 from unifl.assembly.figures import EVALUATION_SEED
 from unifl.assembly.open_model import Opened, open_model
 from unifl.assembly.recipe import Recipe, find_recipe, load_recipe, recipes_folder
 from unifl.assembly.run import run_recipe
+from unifl.disk import write_atomically
 from unifl.evaluation import Judge, picture_grid, score_images
 from unifl.evaluation.audit import read_metrics
+from unifl.evaluation.audit_findings import RECORD
 from unifl.models.generator import MixedPrecision
 from unifl.reproduce.parts import Look, Piece, PromptSet, Scores, Training, known, world_sha256
 from unifl.reproduce.prepare import recorded_baseline
@@ -131,6 +135,8 @@ def measure(place: Workplace, training: Training, seed: int) -> Piece:
     """
     began = time.perf_counter()
     train(place, training, seed)
+    if training.audited:
+        _audit(place, training, seed)
     trained = time.perf_counter()
     looks: dict[str, Scores] = {}
     for look in training.looks:
@@ -177,6 +183,20 @@ def held_out_prompts(number: int, which: PromptSet) -> list[str]:
     return chosen[:number]
 
 
+def audit_file(prepared: Path, training: str, seed: int) -> Path:
+    """Where the findings of an audit are kept."""
+    return prepared / f"audit-{training}-seed{seed}.json"
+
+
+def _audit(place: Workplace, training: Training, seed: int) -> None:
+    """Audit a run by the validation judge."""
+    run = place.run_folder(training.name, seed)
+    audit_run(run, AuditRequest())
+    path = audit_file(place.prepared, training.name, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (run / FOLDER / RECORD).read_bytes())
+
+
 def _opened(place: Workplace, training: Training, seed: int, look: Look) -> Opened:
     if training.recipe is None:
         assert look.num_steps is not None
@@ -190,6 +210,9 @@ def _opened(place: Workplace, training: Training, seed: int, look: Look) -> Open
             mixed_precision=_PRECISION,
         )
     folder = place.run_folder(training.name, seed)
+    if look.checkpoint == 0:
+        recipe = place.recipe(training, seed)
+        return Opened(open_start(recipe, device="auto"), recipe.sampling, look.name)
     if look.checkpoint is not None:
         folder = folder / f"checkpoint-{look.checkpoint}"
     return open_model(folder, num_steps=look.num_steps, guidance=look.guidance, mixed_precision=_PRECISION)

@@ -15,16 +15,19 @@ from unifl.reproduce.measure import preview_prompts
 from unifl.reproduce.parts import Piece
 
 _VERDICTS = {True: "holds", False: "does not hold here", None: "not decided"}
+_OVER_SEEDS = """Intervals are 95 % bootstrap intervals over prompts and training seeds.
+Three seeds say little about the spread between seeds: where that dominates, an interval that leaves out a number says
+hardly more than that all three agree, which chance alone gives in one of eight cases on a given side. The value of each
+seed stands beside it."""
+_OF_ONE_SEED = "Intervals are 95 % bootstrap intervals over prompts."
 _HEAD = """# {title}
 
 Written by `unifl reproduce {name}`; the figures are in [{name}.json]({name}.json). Models are trained on the
-[embedded world](../world.md) with {seeds} training seeds; each draws {prompts} held-out prompts with noise of its own,
+[embedded world](../world.md) with {seeds}; each draws {prompts} held-out prompts with noise of its own,
 which both sides of a comparison share. Final figures come from the gold judge, which chose nothing: settings were
 chosen with the validation judge on training prompts, and the rule of each claim was written before it was measured;
 where that is not so, the notes under the claim say what came later.
-Intervals are 95 % bootstrap intervals over prompts and training seeds. Three seeds say little about the spread between
-seeds: where that dominates, an interval that leaves out a number says hardly more than that all three agree, which
-chance alone gives in one of eight cases on a given side. The value of each seed stands beside it. All pieces together
+{spread} All pieces together
 took {minutes:.0f} minutes, each in a process of {threads} thread(s); two such processes share the work of two cores.
 
 """
@@ -49,7 +52,8 @@ def write_page(
     text = _HEAD.format(
         title=title,
         name=path.stem,
-        seeds=len(seeds),
+        seeds="1 training seed" if len(seeds) == 1 else f"{len(seeds)} training seeds",
+        spread=_OVER_SEEDS if len(seeds) > 1 else _OF_ONE_SEED,
         prompts=max(sizes),
         minutes=seconds / 60,
         threads=" or ".join(map(str, threads)),

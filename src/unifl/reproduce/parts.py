@@ -33,7 +33,7 @@ class Look:
         num_steps: Guidance and spacing are those of the run; of the packaged model, the best on record at this number.
             None is what the run says.
         guidance: In place of that.
-        checkpoint: Training step of the checkpoint; None is the end.
+        checkpoint: Training step of the checkpoint; None is the end, and 0 what the run started from.
         prompts: "held_out", or those of them that name a concept which the critic of `unknown.py` never saw; "fresh"
             ones share none with either, for what is fixed after those were looked at.
         real: Real pictures in place of drawn ones, for distances to them.
@@ -64,6 +64,7 @@ class Training:
         looks: How it is judged.
         logs: Columns of the run's metrics that are kept.
         once: Trained with the first seed alone.
+        audited: Whether the run is audited, before gold sees it; what was found is kept with what was prepared.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Training:
     looks: tuple[Look, ...] = field(default=(Look(),))
     logs: tuple[str, ...] = ()
     once: bool = False
+    audited: bool = False
 
     def seeds(self, seeds: Sequence[int]) -> Sequence[int]:
         """Those of the seeds that it is trained with."""
@@ -96,6 +98,7 @@ class Training:
             "start_as": "lora",
             "logs": (),
             "once": False,
+            "audited": False,
         }  # fields that say nothing at their default, so that no piece grows old
         said = {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}
         for look in said["looks"]:

@@ -1,0 +1,136 @@
+"""Who judges an audit: the rewards of the run's recipe, and judges that took no part in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from unifl.assembly import resolve
+from unifl.assembly.objects import is_dotted, make_object
+from unifl.assembly.part import Part
+from unifl.assembly.recipe import Recipe
+from unifl.errors import UserError
+from unifl.evaluation.audit_look import HELD_OUT, REWARD, Scorer
+from unifl.evaluation.judge import Judge
+from unifl.evaluation.suite import score_images
+from unifl.feedback import Feedback
+
+_GOLD, _WORLD_JUDGES = "world:judges/gold", "world:judges/"
+_VALIDATION = "world:judges/validation"
+EXPERT = "expert"
+
+
+def scorers_of(
+    recipe: Recipe, asked: Mapping[str, str], *, device: torch.device | str = "cpu"
+) -> dict[str, Scorer]:
+    """Everything that scores pictures, by the name of its number.
+
+    Args:
+        recipe: Of the run.
+        asked: Held-out judges by name; none takes those of the recipe, see `default_judges`.
+        device: Where they go.
+
+    Raises:
+        UserError: A run without a reward on pixels, no judge, a judge that is not there, that trained, that reads
+            latents, or that is the gold judge.
+    """
+    given = trained(recipe)
+    parts: Mapping[str, str | Part] = asked or default_judges(recipe)
+    if not parts:
+        raise UserError(
+            "the run's recipe names no judge that is held out (monitor.rewards, validation), and without one nothing "
+            "can be said; name one that did not train: --judge scorer:pickscore, --judge package.module:name"
+        )
+    _require_held_out(parts, given)
+    rewards = {
+        name: one for name, one in resolve.rewards(given, device=device).items() if one.space == "pixel"
+    }
+    if not rewards:
+        raise UserError(
+            "all rewards of the run read latents, and an audit scores pictures; audit a run with a reward on pixels"
+        )
+    judges = {name: _judge(part, name, device) for name, part in parts.items()}
+    return {f"{REWARD}{name}": one for name, one in rewards.items()} | {
+        f"{HELD_OUT}{name}": one for name, one in judges.items()
+    }
+
+
+def trained(recipe: Recipe) -> dict[str, str | Part]:
+    """What the run followed: its rewards, and the expert of a latent proxy.
+
+    Raises:
+        UserError: It followed none.
+    """
+    given = dict(recipe.rewards)
+    if recipe.expert is not None:
+        given[EXPERT] = recipe.expert
+    if not given:
+        raise UserError(
+            f"the run followed no reward (its method is {recipe.method.kind}), so none can have been followed too far; "
+            "audit a run whose recipe has `rewards`"
+        )
+    return given
+
+
+def default_judges(recipe: Recipe) -> dict[str, str | Part]:
+    """The recipe's monitor rewards and validation judge; of a run in the embedded world, at least the latter."""
+    found: dict[str, str | Part] = {}
+    if recipe.monitor is not None:
+        found |= recipe.monitor.rewards
+    if recipe.validation is not None:
+        found["validation"] = recipe.validation.judge
+    elif not found and in_world(recipe):
+        found["validation"] = _VALIDATION
+    return found
+
+
+def in_world(recipe: Recipe) -> bool:
+    """Whether a run follows a reward of the embedded world, or starts from its model."""
+    paths = [recipe.model.pretrained_model_name_or_path, *(_path(part) for part in recipe.rewards.values())]
+    return any(path.startswith(resolve.WORLD) for path in paths)
+
+
+def _require_held_out(judges: Mapping[str, str | Part], given: Mapping[str, str | Part]) -> None:
+    for name, part in judges.items():
+        if _path(part) == _GOLD:
+            raise UserError(
+                f"the judge {name} is the gold judge, which gives final figures and chooses nothing; take {_VALIDATION}"
+            )
+        same = [other for other, its in given.items() if _plain(its) == _plain(part)]
+        if same:
+            raise UserError(f"the judge {name} is the reward {same[0]}, which trained; name one that did not")
+
+
+def _judge(given: str | Part, name: str, device: torch.device | str) -> Scorer:
+    """A judge's overall score, or a scorer as it is."""
+    path = _path(given)
+    if path.startswith(_WORLD_JUDGES):
+        return _overall(resolve.judge(path))
+    if is_dotted(path) and not isinstance(given, Part):
+        found = make_object(path)
+        if isinstance(found, Judge):
+            return _overall(found)
+    part = given if isinstance(given, Part) else resolve.named(given)
+    scorer: Feedback = resolve.feedback(part, name=name, device=device)
+    if scorer.space != "pixel":
+        raise UserError(
+            f"the judge {name} reads latents, and an audit scores pictures; name one that reads pixels"
+        )
+    return scorer
+
+
+def _overall(judge: Judge) -> Scorer:
+    def score(images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return torch.from_numpy(score_images(judge, images, prompts).values["overall"][:, 0])
+
+    return score
+
+
+def _path(part: str | Part) -> str:
+    return part.path if isinstance(part, Part) else part
+
+
+def _plain(part: str | Part) -> Part:
+    return part if isinstance(part, Part) else resolve.named(part)

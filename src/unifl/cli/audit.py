@@ -1,0 +1,95 @@
+"""`unifl audit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unifl.cli.console import err, interrupted, out, quiet_libraries, this_command
+from unifl.errors import UserError
+
+
+def audit(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    judges: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--judge",
+            help="What did not train: scorer:pickscore, a folder, package.module:name, world:judges/validation; may be "
+            "repeated, and written LABEL=NAME. By default what the recipe's monitor and validation name.",
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A file of prompts; those of the recipe's validation by default.")
+    ] = None,
+    num_prompts: Annotated[int, typer.Option(help="The first so many prompts.", min=1)] = 64,
+    seeds: Annotated[int, typer.Option(help="Pictures per prompt.", min=1)] = 2,
+    folder: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where files go; `audit` in the run by default.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Pictures at once.", min=1)] = 16,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+) -> None:
+    """Was the reward of a run followed too far, and which checkpoint is the one to keep?
+
+    Every checkpoint draws the same prompts from the same noise as the model
+    that training started from. The rewards that trained are set against
+    judges that did not, and both against how far the model has drifted. A
+    fixed rule gives the verdict. What has been drawn is kept, so an
+    interrupted call goes on where it was, and after further training only
+    new checkpoints are drawn.
+
+    For example:
+
+        unifl audit runs/refl
+        unifl audit runs/mine --judge scorer:pickscore --judge liked=rewards/liked --prompts prompts.txt
+        unifl train refl training.checkpointing_steps=5 training.checkpoints_total_limit=null
+    """
+    quiet_libraries()
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from unifl.assembly.audit import FOLDER, AuditRequest, audit_run
+    from unifl.evaluation.audit_page import PAGE
+
+    request = AuditRequest(
+        judges=_labelled(judges or []),
+        prompts=prompts,
+        num_prompts=num_prompts,
+        samples=seeds,
+        batch_size=batch_size,
+        device=device,
+        folder=folder,
+    )
+    columns = (
+        TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn(), TextColumn("pictures"),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    try:
+        with Progress(*columns, console=err, transient=True) as bar:
+            task = bar.add_task("", total=None, visible=False)
+            found = audit_run(
+                run,
+                request,
+                progress=lambda name, done, total: bar.update(
+                    task, description=name, completed=done, total=total, visible=True
+                ),
+            )
+    except KeyboardInterrupt:
+        raise interrupted(f"what was drawn is kept; go on with: {this_command()}") from None
+    out.print(f"{found.outcome.verdict}: {found.outcome.reason}", highlight=False, soft_wrap=True)
+    page = (folder or run / FOLDER) / PAGE
+    out.print(f"the page is {page}", highlight=False, soft_wrap=True)
+
+
+def _labelled(names: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in names:
+        label, equals, name = text.partition("=")
+        if not equals:
+            label, name = text.rpartition(":")[2].rpartition("/")[2], text
+        if label in found:
+            raise UserError(f"two judges are called {label!r}; give them names: first=NAME second=NAME")
+        found[label] = name
+    return found

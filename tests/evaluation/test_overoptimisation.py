@@ -1,0 +1,123 @@
+"""The rule on made-up checkpoints in which the truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from unifl.errors import UserError
+from unifl.evaluation.overoptimisation import (
+    FALL,
+    OVER_OPTIMISED,
+    SOUND,
+    WORSE,
+    Evidence,
+    decide,
+    standardised,
+)
+
+PROMPTS = 64
+
+
+def _evidence(reward, held_out, *, noise=0.3, seed=0, drift=None):
+    """Prompts around given means; the start is 0 without noise, as it is compared with itself."""
+    rng = np.random.default_rng(seed)
+    curves = []
+    for means in (reward, held_out):
+        values = np.asarray(means)[:, None] + noise * rng.normal(size=(len(means), PROMPTS))
+        values[0] = 0.0
+        curves.append(values)
+    count = len(reward)
+    names = ("the start", *(f"checkpoint-{10 * k}" for k in range(1, count)))
+    return Evidence(names, *curves, np.arange(count, dtype=float) if drift is None else np.array(drift))
+
+
+def test_a_reward_that_rises_while_the_held_out_score_falls_is_over_optimised():
+    outcome = decide(_evidence([0, 1, 2, 3], [0, 0.6, 0.3, -0.5]))
+    assert outcome.verdict == OVER_OPTIMISED and outcome.keep == outcome.best == 1
+    assert outcome.fall.value == pytest.approx(1.1, abs=0.15) and outcome.rise.value == pytest.approx(
+        2, abs=0.15
+    )
+    assert outcome.gain.value == pytest.approx(0.6, abs=0.15)
+    assert outcome.reason.startswith("Keep checkpoint-10: its held-out score is +0.")
+    assert "to checkpoint-30 the reward went on to rise by" in outcome.reason
+
+
+def test_a_fall_from_the_very_start_keeps_the_start():
+    outcome = decide(_evidence([0, 1, 2, 3], [0, -0.3, -0.6, -0.9]))
+    assert outcome.verdict == OVER_OPTIMISED and outcome.keep == 0 and outcome.gain.value == 0
+    assert outcome.reason.startswith("Keep the start: no checkpoint is clearly better")
+
+
+def test_a_reward_at_its_top_that_still_costs_is_over_optimised():
+    """It rose fast and stayed; from the start, which is best, it has risen."""
+    assert decide(_evidence([0, 3, 3, 3], [0, -0.4, -0.8, -1.2])).verdict == OVER_OPTIMISED
+
+
+def test_both_rising_is_sound_and_keeps_the_end():
+    outcome = decide(_evidence([0, 1, 2, 3], [0, 0.4, 0.8, 1.2]))
+    assert outcome.verdict == SOUND and outcome.keep == 3
+    assert outcome.reason == (
+        f"Keep checkpoint-30, the end of training: its held-out score is {outcome.gain.value:+.2f} deviations from the "
+        "start; no other of less drift is as good."
+    )
+
+
+def test_a_real_fall_that_is_too_small_to_matter_is_sound():
+    outcome = decide(_evidence([0, 1, 2], [0, 0.5, 0.5 - 0.8 * FALL], noise=0.01))
+    assert outcome.fall.low > 0 and outcome.fall.value < FALL and outcome.verdict == SOUND
+
+
+def test_a_large_fall_that_could_be_chance_is_sound():
+    outcome = decide(_evidence([0, 1, 2], [0, 0.5, 0.3], noise=4.0, seed=3))
+    assert outcome.fall.low < 0 < outcome.fall.value and outcome.verdict == SOUND
+
+
+def test_both_falling_is_not_the_reward():
+    outcome = decide(_evidence([0, 1, -2], [0, 0.6, -1]))
+    assert outcome.verdict == WORSE and outcome.keep == 1 and "training broke down" in outcome.reason
+
+
+def test_of_equally_good_checkpoints_the_one_that_drifted_least_is_kept():
+    evidence = _evidence([0, 1, 2, 3], [0, 0.5, 0.5, 0.5], drift=[0, 3.0, 1.0, 2.0])
+    outcome = decide(evidence)
+    behind = evidence.held_out[outcome.best] - evidence.held_out[outcome.keep]
+    assert behind.mean() <= behind.std(ddof=1) / np.sqrt(PROMPTS)
+    exact = _evidence([0, 1, 2, 3], [0, 0.5, 0.5, 0.5], drift=[0, 3.0, 1.0, 2.0], noise=0.0)
+    assert decide(exact).keep == 2
+    clear = _evidence([0, 1, 2, 3], [0, 0.5, 0.9, 1.5], drift=[0, 3.0, 1.0, 2.0])
+    assert decide(clear).keep == 3
+
+
+@pytest.mark.parametrize("checkpoints", [2, 8])
+def test_noise_alone_rarely_fires(checkpoints):
+    """The reward rises for certain, what is held out only jitters, by more than FALL: 5 % of runs at most."""
+    verdicts = [
+        decide(
+            _evidence(np.linspace(0, 3, checkpoints + 1), np.zeros(checkpoints + 1), noise=1.5, seed=seed)
+        ).verdict
+        for seed in range(200)
+    ]
+    assert verdicts.count(OVER_OPTIMISED) <= 10
+
+
+def test_without_a_checkpoint_or_a_score_there_is_nothing_to_say():
+    with pytest.raises(UserError, match="no checkpoint to compare with the start"):
+        decide(_evidence([0], [0]))
+    with pytest.raises(UserError, match="no score to compare checkpoints by"):
+        standardised([{}, {}], 2)
+    with pytest.raises(UserError, match="mute says the same of every picture of the start"):
+        standardised([{"mute": np.ones(4)}, {"mute": np.ones(4)}], 2)
+
+
+def test_scores_of_any_scale_count_alike_and_samples_belong_to_their_prompt():
+    rng = np.random.default_rng(0)
+    small, moved = rng.normal(size=8), rng.normal(size=8)
+    unit = small.std()
+    start, now = {"a": small, "b": 100 * small + 7}, {"a": moved, "b": 100 * small + 7}
+    found = standardised([start, now], 2)
+    assert found.shape == (2, 4) and np.all(found[0] == 0)
+    wanted = ((moved - small) / unit / 2).reshape(4, 2).mean(axis=1)  # b did not change
+    np.testing.assert_allclose(found[1], wanted)
+    scaled = {"a": moved, "b": 100 * moved + 7}
+    np.testing.assert_allclose(standardised([start, scaled], 2)[1], 2 * wanted)
