@@ -83,7 +83,7 @@ def fit_reward(
         return _batch_loss(network, [pairs[row] for row in rows], config, rows, treatment, process, key)
 
     def measure() -> tuple[float, float]:
-        return _measure(network, pairs, held, config.batch_size)
+        return measure_pairs(network, pairs, held, config.batch_size)
 
     history, best = run_fit(
         network, loss, measure, config=config, watch=watch or Watch(measured=progress), spread=spread
@@ -226,7 +226,9 @@ def _scores(network: nn.Module, pairs: Sequence[Pair | EncodedPair]) -> tuple[Te
     return win, lose
 
 
-def _measure(network: nn.Module, pairs: Pairs, rows: list[int], batch_size: int) -> tuple[float, float]:
+def measure_pairs(
+    network: nn.Module, pairs: Pairs, rows: Sequence[int], batch_size: int
+) -> tuple[float, float]:
     """Loss and accuracy (a tie counts half) on held-out rows."""
     losses, right = [], []
     for start in range(0, len(rows), batch_size):
