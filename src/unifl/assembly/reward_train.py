@@ -30,6 +30,7 @@ from unifl.feedback.fit import FitConfig, FitRow, Pairs, fit_reward, leads, spli
 from unifl.feedback.fit_loop import Watch
 from unifl.feedback.fit_rankings import Ranked, fit_rankings
 from unifl.feedback.reward_models import (
+    RewardModel,
     RewardModelConfig,
     is_reward_model,
     make_reward_model,
@@ -163,9 +164,10 @@ class _Training:
         treatment: Treatment | None,
         *,
         number: int | None = None,
-    ) -> nn.Module:
+    ) -> RewardModel:
         """One model, fitted or gone on with; `number` counts voters."""
-        network = make_reward_model(shape, seed=config.seed).to(self.device)
+        network = make_reward_model(shape, seed=config.seed)
+        network.to(self.device)
         before = (self.voters if number is None else number) * self.voter_fit.steps
         path = self.work / f"{name.replace(' ', '-')}.safetensors"
         state = load_state(path, self.device) if path.is_file() else None

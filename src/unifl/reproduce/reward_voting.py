@@ -79,6 +79,9 @@ class Trial:
 class _Head(nn.Module):
     """A head on features that were computed once, standardised."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: Tensor, std: Tensor, hidden: int) -> None:
         super().__init__()
         self.register_buffer("mean", mean)

@@ -35,7 +35,9 @@ class SmallBackbone(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.network = RewardNetwork()
-        self.width = int(self.network.judge[0].in_features)
+        first = self.network.judge[0]
+        assert isinstance(first, nn.Linear)
+        self.width = first.in_features
         del self.network.judge
 
     def forward(self, images: Float[Tensor, "b 3 h w"], prompts: Sequence[str]) -> Float[Tensor, "b d"]:

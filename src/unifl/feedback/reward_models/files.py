@@ -123,7 +123,8 @@ def _opened(config: RewardModelConfig, folder: Path) -> Backbone:
 
 def _save_base(backbone: Any, folder: Path) -> None:
     towers = backbone.towers if isinstance(backbone, TwoTowerBackbone) else backbone
-    towers.model.save_pretrained(folder)
+    model: Any = towers.model
+    model.save_pretrained(folder)
     towers.tokenizer.save_pretrained(folder)
     settings = json.dumps(settings_of(towers.looking), indent=1) + "\n"
     write_atomically(folder / "preprocessor_config.json", settings.encode())
