@@ -3,7 +3,7 @@
     world:...              what the package ships, see `world_names`
     scorer:name            a scorer that people use, see `unifl.feedback.scorers`
     package.module:name    an object, a class or a function of your own (the working folder is searched too)
-    path                   a folder of reward weights, or of a latent proxy
+    path                   a folder of reward weights, of a trained reward model, or of a latent proxy
 
 Everything is loaded when a run is put together, and not before.
 """
@@ -36,6 +36,7 @@ from unifl.feedback.combine import Affine, Ensemble, Target, WeightedSum
 from unifl.feedback.latent_proxy_files import is_proxy
 from unifl.feedback.networks import TRUNK_FILE, RewardNetwork, SharedTrunk, load_head, load_trunk
 from unifl.feedback.one_of import OneAtRandom
+from unifl.feedback.reward_models import is_reward_model, load_reward_model
 from unifl.feedback.scorers import SCORERS, open_scorer
 
 WORLD = world_names.PREFIX
@@ -66,7 +67,8 @@ def feedback(
 
     Args:
         given: `world:rewards/<axis>`; `scorer:<name>`, with `weights` and `base` as arguments; `<folder>/<head>` for
-            weights that `save_family` wrote, or the folder where that has one head; the folder of a latent proxy, which
+            weights that `save_family` wrote, or the folder where that has one head; the folder of a reward model that
+            `unifl reward train` wrote; the folder of a latent proxy, which
             stays as it is; or a dotted path.
         name: What the method calls it.
         device: Where its network goes.
@@ -86,6 +88,8 @@ def feedback(
         )
     elif is_proxy(part.path):
         found = load_proxy(part.path)
+    elif is_reward_model(part.path):
+        found = load_reward_model(part.path)
     else:
         found = _reward_of_folder(Path(part.path).expanduser(), name, {} if trunks is None else trunks)
     _move(found, device)
@@ -170,7 +174,8 @@ def _reward_of_folder(path: Path, name: str, trunks: dict[Path, SharedTrunk]) ->
         place = "discriminator" if name == "discriminator" else f"rewards.{name}"
         raise UserError(
             f"no reward {str(path)!r}; set {place} to a folder that `save_family` wrote or <folder>/<head> of one (see "
-            "docs/extending.md), to the folder of a latent proxy, to world:rewards/<axis>, or to package.module:name"
+            "docs/extending.md), to the folder of a latent proxy or of `unifl reward train`, to world:rewards/<axis>, "
+            "or to package.module:name"
         )
     if folder not in trunks:
         trunks[folder] = load_trunk(folder)

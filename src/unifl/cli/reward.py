@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from unifl.cli.console import out, progress_line, quiet_libraries, write_json
+from unifl.cli.arguments import Overrides
+from unifl.cli.console import interrupted, out, progress_line, quiet_libraries, this_command, write_json
 
 if TYPE_CHECKING:
     from unifl.metrics.preference_accuracy import PreferenceAccuracy
 
 reward = typer.Typer(
-    no_args_is_help=True, rich_markup_mode="rich", help="Rewards: how well they agree with people."
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Rewards: train one, and see how well one agrees with people.",
 )
 
 
@@ -78,6 +81,63 @@ def evaluate(
     if output is not None:
         write_json(found, output)
     _show(found)
+
+
+@reward.command()
+def train(
+    data: Annotated[str, typer.Argument(help="Preference data, as `unifl preferences` reads them.")],
+    overrides: Overrides = None,
+    folder: Annotated[Path, typer.Option("--out", help="Gets the reward model.", show_default=False)] = Path(
+        "runs/reward"
+    ),
+    config: Annotated[Path | None, typer.Option(help="A YAML file with settings.")] = None,
+    vote: Annotated[
+        bool, typer.Option("--vote", help="Let ten models vote on the labels: voting={} with its defaults.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    r"""Train a reward model on pairs that people compared.
+
+    Backbones: small (a network for a laptop), clip, siglip, blip (with
+    network.base), latent (noisy latents too, with network.timed=true). Pairs of a
+    tenth of the prompts are held out and tell how good it is. What comes out is
+    a folder that a recipe, `unifl score` and `unifl reward eval` open by its
+    path, with a card, the course of the fit and a picture of its calibration.
+    A training that was interrupted goes on by the same command.
+
+    For example:
+
+        unifl reward train runs/preferences --out runs/reward
+        unifl reward train runs/preferences --out runs/voted --vote voting.folds=2
+        unifl reward train pairs --out runs/pick network.backbone=clip \
+              network.base=openai/clip-vit-base-patch32 network.train_blocks=2 \
+              fit.learning_rate=1e-5
+        unifl reward train pairs --out runs/latent network.backbone=latent network.timed=true
+    """
+    quiet_libraries()
+    from tqdm import tqdm
+
+    from unifl import config as configs
+    from unifl.assembly.reward_train import train_reward
+    from unifl.assembly.reward_train_config import RewardTrainConfig
+
+    changes = [*(["voting={}"] if vote else []), *(overrides or [])]
+    settings = configs.load(config if config is not None else {}, RewardTrainConfig, changes)
+    with tqdm(disable=quiet, unit="step") as bar:
+
+        def progress(what: str, done: int, total: int) -> None:
+            if bar.total is None:  # what an earlier call did costs no time now
+                bar.reset(total)
+                bar.initial = bar.n = done - 1
+            bar.set_description(what, refresh=False)
+            bar.update(done - bar.n)
+
+        try:
+            found = train_reward(settings, data, folder, progress=progress)
+        except KeyboardInterrupt as stop:
+            raise interrupted(f"the same command goes on: {this_command()}") from stop
+    _show(found)
+    out.print(f"the reward model is in {folder}; in a recipe: rewards: {{mine: {folder}}}", highlight=False)
 
 
 def _show(found: PreferenceAccuracy) -> None:

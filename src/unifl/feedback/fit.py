@@ -1,4 +1,4 @@
-"""Fit a reward network to preferences (Bradley-Terry).
+"""Fit a reward network to preferences (Bradley-Terry, with what labels of people need beyond it).
 
 Used by reward models of every axis: r learns that the preferred picture of a pair scores higher, with
 L = -E log sigmoid(r(c, x_win) - r(c, x_lose)) (UniFL, arXiv 2404.05595, equation 2).
@@ -6,126 +6,89 @@ L = -E log sigmoid(r(c, x_win) - r(c, x_lose)) (UniFL, arXiv 2404.05595, equatio
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unifl.data import Pair, PreferencePairs
+from unifl.data.pairs import EncodedPair, Pair
 from unifl.errors import UserError
-from unifl.losses.preference import bradley_terry
-from unifl.randomness import row_order
+from unifl.feedback.fit_config import FitConfig as FitConfig
+from unifl.feedback.fit_config import FitResult as FitResult
+from unifl.feedback.fit_config import FitRow as FitRow
+from unifl.feedback.fit_config import check_fit
+from unifl.feedback.fit_loop import Watch, run_fit
+from unifl.feedback.voting import Treatment
+from unifl.losses.reward_modelling import labelled_pair, two_views
+from unifl.process import Process
+from unifl.randomness import Key, row_order
 
 
-@dataclass(kw_only=True)
-class FitConfig:
-    """How a reward network is fitted."""
+@runtime_checkable
+class Pairs(Protocol):
+    """Pairs by row: `PreferencePairs`, `PreferenceSet`, `EncodedPairs`."""
 
-    steps: int = 500
-    """Optimiser steps."""
-    batch_size: int = 64
-    """Pairs per step."""
-    learning_rate: float = 1e-3
-    """Peak of AdamW's learning rate; warm-up, then a cosine to 0."""
-    warmup_steps: int = 20
-    """Steps of linear warm-up."""
-    weight_decay: float = 0.01
-    """Of AdamW."""
-    max_grad_norm: float = 1.0
-    """Largest norm of a gradient."""
-    label_noise: float = 0.0
-    """Share of pairs assumed to be labelled the wrong way round, in [0, 0.5); keeps r from growing without end."""
-    held_out: float = 0.1
-    """Share of pairs kept back to measure accuracy, in (0, 1)."""
-    evaluate_every: int = 100
-    """Steps between two measurements."""
-    keep_best: bool = True
-    """End with the weights of the best held-out loss instead of the last ones."""
-    seed: int = 0
-    """Of the split and of the order of pairs."""
+    def __len__(self) -> int: ...
 
-
-@dataclass(frozen=True)
-class FitRow:
-    """One measurement: step, mean training loss since the last one, held-out loss and accuracy."""
-
-    step: int
-    loss: float
-    held_out_loss: float
-    held_out_accuracy: float
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What a fit found.
-
-    Attributes:
-        history: Measurements in order; the first is before training.
-        best: The row whose weights the network now has.
-        held_out: Rows of the pairs that were kept back, for example to calibrate a hinge level on.
-    """
-
-    history: list[FitRow]
-    best: FitRow
-    held_out: list[int]
+    def __getitem__(self, row: int, /) -> Any: ...
 
 
 def fit_reward(
     network: nn.Module,
-    pairs: PreferencePairs,
+    pairs: Pairs,
     *,
     config: FitConfig,
     progress: Callable[[FitRow], None] | None = None,
+    held_out: Sequence[int] | None = None,
+    treatment: Treatment | None = None,
+    process: Process | None = None,
+    spread: Callable[[int], Float[Tensor, ""]] | None = None,
+    watch: Watch | None = None,
 ) -> FitResult:
     """Train `network(images, prompts) -> (b,)` in place and leave it in eval mode.
 
     Args:
         network: Its parameters with `requires_grad` are trained; pictures go to the device they are on.
-        pairs: All pairs, noisy labels included.
+        pairs: All pairs, noisy labels included; of pictures, or of latents that were encoded once.
         config: Settings.
         progress: Called with every measurement.
+        held_out: Rows that are kept back; by default a random share of them. Where a prompt has several pairs, keep
+            them together (`split_by_unit`).
+        treatment: What a vote says of each pair (`unifl.feedback.voting`).
+        process: Show latents at random times with noise on them, one time and one noise for both of a pair; the network
+            is then called with (latents, prompts, t).
+        spread: For MetaRM; see `run_fit`.
+        watch: Who looks on, and where the fit goes on from, in place of `progress`.
 
     Raises:
         UserError: Settings out of range, too few pairs to keep some back, or nothing to train.
     """
-    _check(config, pairs)
-    order = [row_order(len(pairs), config.seed, "fit/split", row) for row in range(len(pairs))]
-    n_held_out = max(1, round(config.held_out * len(pairs)))
-    held_out, kept = order[:n_held_out], order[n_held_out:]
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise UserError("the reward network has no trainable parameter; unfreeze some before fitting it")
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config))
+    check_fit(config)
+    held, kept = _split(pairs, config, held_out)
+    if treatment is not None:
+        kept = [row for row in kept if treatment.keep[row]]
+        if not kept:
+            raise UserError(
+                "the vote drops every pair that is not held out; flip labels in place of dropping"
+            )
 
-    history = [FitRow(0, math.nan, *_measure(network, pairs, held_out, config.batch_size))]
-    best, weights, recent = history[0], copy.deepcopy(network.state_dict()), []
-    for step in range(1, config.steps + 1):
+    def loss(step: int) -> Tensor:
         first = (step - 1) * config.batch_size
-        rows = [row_order(len(kept), config.seed, "fit", first + n) for n in range(config.batch_size)]
-        network.train()
-        loss = preference_loss(network, [pairs[kept[row]] for row in rows], label_noise=config.label_noise)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-        optimizer.step()
-        scheduler.step()
-        recent.append(float(loss.detach()))
-        if step % config.evaluate_every == 0 or step == config.steps:
-            measured = _measure(network, pairs, held_out, config.batch_size)
-            history.append(FitRow(step, sum(recent) / len(recent), *measured))
-            recent = []
-            if not config.keep_best or history[-1].held_out_loss <= best.held_out_loss:
-                best, weights = history[-1], copy.deepcopy(network.state_dict())
-            if progress is not None:
-                progress(history[-1])
-    network.load_state_dict(weights)
-    network.eval()
-    return FitResult(history, best, held_out)
+        numbers = range(first, first + config.batch_size)
+        rows = [kept[row_order(len(kept), config.seed, "fit", number)] for number in numbers]
+        key = Key(config.seed, step, tuple(range(config.batch_size)))
+        return _batch_loss(network, [pairs[row] for row in rows], config, rows, treatment, process, key)
+
+    def measure() -> tuple[float, float]:
+        return measure_pairs(network, pairs, held, config.batch_size)
+
+    history, best = run_fit(
+        network, loss, measure, config=config, watch=watch or Watch(measured=progress), spread=spread
+    )
+    return FitResult(history, best, held)
 
 
 def preference_loss(
@@ -136,45 +99,148 @@ def preference_loss(
     With label noise e it is the expectation over labels that are flipped with probability e:
     (1 - e) L(win, lose) + e L(lose, win).
     """
-    win, lose = _scores(network, pairs)
-    loss = bradley_terry(win, lose)
-    if label_noise > 0:
-        loss = (1 - label_noise) * loss + label_noise * bradley_terry(lose, win)
-    return loss.mean()
-
-
-def _scores(network: nn.Module, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
-    device = next(network.parameters()).device
-    images = torch.stack([pair.win for pair in pairs] + [pair.lose for pair in pairs]).to(device)
-    scores = network(images, [pair.prompt for pair in pairs] * 2).float()
-    win, lose = scores.chunk(2)
-    return win, lose
+    return _batch_loss(network, pairs, FitConfig(label_noise=label_noise))
 
 
 @torch.no_grad()
-def _measure(
-    network: nn.Module, pairs: PreferencePairs, rows: list[int], batch_size: int
-) -> tuple[float, float]:
-    """Loss and accuracy (a tie counts half) on held-out rows."""
+def leads(
+    network: nn.Module, pairs: Pairs, rows: Sequence[int], *, batch_size: int = 64
+) -> Float[np.ndarray, " m"]:
+    """r(labelled winner) - r(other) of some rows, without noise, in eval mode."""
     network.eval()
-    losses, right = [], []
+    found = []
     for start in range(0, len(rows), batch_size):
         win, lose = _scores(network, [pairs[row] for row in rows[start : start + batch_size]])
-        losses.append(bradley_terry(win, lose))
-        right.append((win > lose).float() + 0.5 * (win == lose).float())
+        found.append((win - lose).double().cpu())
+    return torch.cat(found).numpy()
+
+
+def split_by_unit(units: Sequence[int] | np.ndarray, share: float, *, seed: int) -> list[int]:
+    """Rows to keep back: all rows of about a share of the units.
+
+    Args:
+        units: What belongs together, such as the number of each pair's prompt.
+        share: In (0, 1).
+        seed: Of the choice.
+
+    Raises:
+        UserError: A single unit, which cannot be on both sides.
+    """
+    _, unit = np.unique(np.asarray(units), return_inverse=True)
+    number = int(unit.max()) + 1
+    if number < 2 or not 0 < share < 1:
+        raise UserError(
+            f"cannot keep back a share of {share} of {number} prompts; use pairs of more prompts, or another share"
+        )
+    wanted = min(number - 1, max(1, round(share * number)))
+    chosen = {row_order(number, seed, "fit/split", place) for place in range(wanted)}
+    return np.flatnonzero(np.isin(unit, list(chosen))).tolist()
+
+
+def _split(pairs: Pairs, config: FitConfig, held_out: Sequence[int] | None) -> tuple[list[int], list[int]]:
+    if held_out is None:
+        _check_share(config, pairs)
+        order = [row_order(len(pairs), config.seed, "fit/split", row) for row in range(len(pairs))]
+        number = max(1, round(config.held_out * len(pairs)))
+        return order[:number], order[number:]
+    held = sorted(set(held_out))
+    kept = sorted(set(range(len(pairs))) - set(held))
+    if not held or not kept:
+        raise UserError("a reward fit needs pairs to train on and pairs that are held out; give it both")
+    return held, kept
+
+
+def _batch_loss(
+    network: nn.Module,
+    pairs: Sequence[Any],
+    config: FitConfig,
+    rows: Sequence[int] = (),
+    treatment: Treatment | None = None,
+    process: Process | None = None,
+    key: Key | None = None,
+) -> Float[Tensor, ""]:
+    images, prompts, times = _shown(network, pairs, config, process, key)
+    features: Tensor | None = None
+    if config.contrastive > 0:
+        if not hasattr(network, "features") or not hasattr(network, "drop"):
+            raise UserError(
+                f"{type(network).__name__} has no features with dropout, which contrastive needs; set it to 0, or fit "
+                "a RewardModel"
+            )
+        features = network.features(images, prompts, *times)  # type: ignore[operator]
+        scores = network.judge(network.drop(features))  # type: ignore[operator]
+    else:
+        scores = network(images, prompts, *times)
+    win, lose = scores.float().chunk(2)
+    wrong, margin = _labels(pairs, config, rows, treatment, win)
+    tie = torch.tensor([pair.tie for pair in pairs], device=win.device)
+    loss = labelled_pair(win - lose, wrong, margin, tie=tie, theta=config.theta).mean()
+    if features is not None:
+        views = (network.drop(features), network.drop(features))  # type: ignore[operator]
+        loss = loss + config.contrastive * two_views(*views, config.temperature).mean()
+    return loss
+
+
+def _labels(
+    pairs: Sequence[Any], config: FitConfig, rows: Sequence[int], treatment: Treatment | None, like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The chance that each label is wrong, and its margin."""
+    if config.soft_labels:
+        wrong = like.new_tensor([(1 - pair.strength) / 2 for pair in pairs])
+    else:
+        wrong = torch.zeros_like(like)
+    margin = torch.full_like(like, config.margin)
+    if treatment is not None:
+        voted = like.new_tensor(np.asarray(treatment.wrong)[list(rows)])
+        wrong = wrong * (1 - voted) + (1 - wrong) * voted
+        margin = margin + like.new_tensor(np.asarray(treatment.margin)[list(rows)])
+    wrong = wrong * (1 - config.label_noise) + (1 - wrong) * config.label_noise
+    tie = torch.tensor([pair.tie for pair in pairs], device=like.device)
+    return torch.where(tie, 0.5, wrong), torch.where(tie, 0.0, margin)
+
+
+def _shown(
+    network: nn.Module, pairs: Sequence[Any], config: FitConfig, process: Process | None, key: Key | None
+) -> tuple[Tensor, list[str], tuple[Tensor, ...]]:
+    """Winners and then losers, their prompts and, on noisy latents, their times."""
+    device = next(network.parameters()).device
+    images = torch.stack([*(_seen(pair.win) for pair in pairs), *(_seen(pair.lose) for pair in pairs)])
+    images, prompts = images.to(device), [pair.prompt for pair in pairs] * 2
+    if process is None or key is None:
+        return images, prompts, ()
+    t = key.uniform("fit/time")
+    t = torch.where(key.uniform("fit/clean") < config.clean_share, 0.0, t).to(device)
+    eps = key.normal("fit/noise", images.shape[1:], device)
+    t, eps = t.repeat(2), eps.repeat(2, *(1 for _ in images.shape[1:]))
+    return process.add_noise(images, eps, t), prompts, (t,)
+
+
+def _seen(picture: Any) -> Tensor:
+    """A picture, or the mean of its latents."""
+    return picture if isinstance(picture, Tensor) else picture.mean
+
+
+def _scores(network: nn.Module, pairs: Sequence[Pair | EncodedPair]) -> tuple[Tensor, Tensor]:
+    images, prompts, _ = _shown(network, pairs, FitConfig(), None, None)
+    win, lose = network(images, prompts).float().chunk(2)
+    return win, lose
+
+
+def measure_pairs(
+    network: nn.Module, pairs: Pairs, rows: Sequence[int], batch_size: int
+) -> tuple[float, float]:
+    """Loss and accuracy (a tie counts half) on held-out rows."""
+    losses, right = [], []
+    for start in range(0, len(rows), batch_size):
+        some = [pairs[row] for row in rows[start : start + batch_size]]
+        win, lose = _scores(network, some)
+        tie = torch.tensor([pair.tie for pair in some], device=win.device)
+        losses.append(labelled_pair(win - lose, 0.5 * tie.float()))
+        right.append(torch.where(tie, 0.5, (win > lose).float() + 0.5 * (win == lose).float()))
     return float(torch.cat(losses).mean()), float(torch.cat(right).mean())
 
 
-def _rate(step: int, config: FitConfig) -> float:
-    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps)))
-
-
-def _check(config: FitConfig, pairs: PreferencePairs) -> None:
-    if config.steps < 1 or config.batch_size < 1 or config.evaluate_every < 1:
-        raise UserError("steps, batch_size and evaluate_every of a reward fit must be at least 1")
-    if not 0 <= config.label_noise < 0.5:
-        raise UserError(f"label_noise is {config.label_noise}; it must be at least 0 and below 0.5")
+def _check_share(config: FitConfig, pairs: Pairs) -> None:
     if not 0 < config.held_out < 1 or len(pairs) < 2:
         raise UserError(
             f"cannot keep back a share of {config.held_out} of {len(pairs)} pairs; use more pairs"

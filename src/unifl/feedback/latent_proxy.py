@@ -128,7 +128,7 @@ class LatentProxy(nn.Module):
         with torch.no_grad():
             text = self.embed_prompts(prompts)
         frozen = {name: value.detach() for name, value in self.image.named_parameters()}
-        seen = functional_call(self.image, frozen, (self._unscaled(latents),))
+        seen = functional_call(self.image, frozen, (self.unscaled(latents),))
         return (F.normalize(seen, dim=1) * text).sum(1)
 
     def scale(self) -> Float[Tensor, ""]:
@@ -139,7 +139,7 @@ class LatentProxy(nn.Module):
 
     def embed_latents(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b e"]:
         """Scaled latents to vectors of length 1."""
-        return F.normalize(self.image(self._unscaled(latents)), dim=1)
+        return F.normalize(self.image(self.unscaled(latents)), dim=1)
 
     def embed_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "b e"]:
         """Prompts to vectors of length 1; a repeated prompt is encoded once."""
@@ -150,7 +150,8 @@ class LatentProxy(nn.Module):
             found = torch.stack(self._cached(list(distinct)))
         return found[[distinct[prompt] for prompt in prompts]]
 
-    def _unscaled(self, latents: Tensor) -> Tensor:
+    def unscaled(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Latents as the autoencoder made them, which is what the towers read."""
         return latents.to(self.logit_scale.dtype) / self.config.scaling_factor + self.config.shift
 
     def _cached(self, prompts: list[str]) -> list[Tensor]:

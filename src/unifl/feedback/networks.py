@@ -139,6 +139,10 @@ class RewardNetwork(nn.Module):
 
     def score(self, features: list[Tensor], prompts: Sequence[str]) -> Float[Tensor, " b"]:
         """The reward from features of the trunk that are there already."""
+        return self.judge(self.read(features, prompts))[:, 0]
+
+    def read(self, features: list[Tensor], prompts: Sequence[str]) -> Float[Tensor, "b d"]:
+        """What is judged: words, what they see in the picture, and the picture's pooled features."""
         grid = F.adaptive_avg_pool2d(features[-1], 8).flatten(2).transpose(1, 2)
         cells = self.cells(grid) + self.cell_places
         ids = word_buckets(prompts).to(grid.device)
@@ -151,7 +155,7 @@ class RewardNetwork(nn.Module):
         summary = (joined * keep).sum(1) / keep.sum(1)
         # Spread beside the mean: sharpness and contrast live in the second moment.
         pooled = [p for f in features for p in (f.mean((2, 3)), (f.var((2, 3)) + 1e-4).sqrt())]
-        return self.judge(torch.cat([summary, *pooled], 1))[:, 0]
+        return torch.cat([summary, *pooled], 1)
 
 
 class SoloNetwork(nn.Module):

@@ -42,5 +42,9 @@ from unifl.losses.queries import matched_query_loss as matched_query_loss
 from unifl.losses.queries import semantic_scores as semantic_scores
 from unifl.losses.reward import hinge as hinge
 from unifl.losses.reward import refl_margin as refl_margin
+from unifl.losses.reward_modelling import labelled_pair as labelled_pair
+from unifl.losses.reward_modelling import plackett_luce as plackett_luce
+from unifl.losses.reward_modelling import spread as spread
+from unifl.losses.reward_modelling import two_views as two_views
 from unifl.losses.style import gram as gram
 from unifl.losses.style import gram_distance as gram_distance

@@ -84,7 +84,7 @@ class ClipScorer(nn.Module):
         """Embeddings of unit length, without gradient; those of the last prompts are kept."""
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
         if new:
-            self._texts |= zip(new, self._encoded(new), strict=True)
+            self._texts |= zip(new, self.encode_texts(new), strict=True)
         place = next(self.model.parameters()).device
         found = torch.stack([self._texts[prompt].to(place) for prompt in prompts])
         for prompt in prompts:
@@ -93,7 +93,8 @@ class ClipScorer(nn.Module):
             self._texts.popitem(last=False)
         return found
 
-    def _encoded(self, prompts: Sequence[str]) -> Tensor:
+    def encode_texts(self, prompts: Sequence[str]) -> Float[Tensor, "b d"]:
+        """Embeddings of unit length, anew and with a gradient to weights that train."""
         tokens = self.tokenizer(
             [self.prefix + prompt for prompt in prompts],
             padding="max_length",

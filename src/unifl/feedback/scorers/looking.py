@@ -102,3 +102,27 @@ def looking_of(settings: Mapping[str, Any], *, model: str) -> Looking:
         std=tuple(settings.get("image_std", CLIP_STD)),
         mode=_MODES.get(settings.get("resample", 3), "bicubic"),
     )
+
+
+def settings_of(looking: Looking) -> dict[str, Any]:
+    """The `preprocessor_config.json` from which `looking_of` reads the same.
+
+    Raises:
+        UserError: It pads, which no processor of CLIP does.
+    """
+    if looking.fit == "pad":
+        raise UserError("pictures that are padded have no image processor; use crop or squash")
+    square = {"height": looking.size, "width": looking.size}
+    crops = looking.fit == "crop"
+    return {
+        "do_resize": True,
+        "size": {"shortest_edge": looking.size} if crops else square,
+        "resample": next(number for number, mode in _MODES.items() if mode == looking.mode),
+        "do_center_crop": crops,
+        **({"crop_size": square} if crops else {}),
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(looking.mean),
+        "image_std": list(looking.std),
+    }
