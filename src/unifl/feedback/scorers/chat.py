@@ -120,12 +120,12 @@ class ChatJudge:
         read: Callable[[Any], _Said],
     ) -> list[_Said]:
         """What was read in each answer, in the order of the questions."""
-        import httpx
+        import httpx2
 
         key = os.environ.get(self.key_variable)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         with (
-            httpx.Client(timeout=self.timeout, headers=headers) as client,
+            httpx2.Client(timeout=self.timeout, headers=headers) as client,
             ThreadPoolExecutor(_AT_ONCE) as pool,
         ):
             work = [
@@ -168,13 +168,13 @@ class ChatJudge:
 
     def _posted(self, client: Any, body: Mapping[str, Any]) -> Any:
         """The first choice of the service's answer."""
-        import httpx
+        import httpx2
 
         try:
             answer = client.post(f"{self.base}/chat/completions", json=body)
-        except httpx.InvalidURL as error:
+        except httpx2.InvalidURL as error:
             raise UserError(f"the address of the judge, {self.base!r}, is none ({error})") from error
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             raise NoAnswer(f"{type(error).__name__}: {error}") from error
         if answer.status_code in _WRONG:
             why = _WRONG[answer.status_code].format(variable=self.key_variable)

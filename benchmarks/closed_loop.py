@@ -1,0 +1,133 @@
+"""The whole loop: draw, let people judge in the arena's page, train a reward on that, align the model, compare.
+
+    python benchmarks/closed_loop.py runs/closed_loop --out benchmarks/results/closed_loop.json
+
+Every step is a command of `unifl`, as docs/closed-loop.md has them, but for the people: the annotator of the embedded
+world sits before the real page in Chromium and presses keys, with an error of its own in every look. Nobody but it and
+the judge of final figures, which is asked once, at the end, tells the loop what is good. Steps that are done are not
+done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from scripted_annotator import browser, judge
+
+PROMPTS, SEED = 660, 1201
+SETTINGS = {"few steps": ("8", "2.0"), "unguided": ("20", "1.0"), "guided": ("20", "5.0")}
+"""Steps and guidance of the pictures that are compared: what people can tell apart teaches most."""
+STEPS, NUM_PROMPTS, SEEDS = "46", "500", "2"
+TIE = 0.01
+_LINK = re.compile(r"^(.+?): (http\S+/a/\S+)$", re.MULTILINE)
+
+
+def unifl(*arguments: str, **options: object) -> None:
+    command = [sys.executable, "-m", "unifl.cli", *arguments]
+    print("$ unifl", " ".join(arguments), flush=True)
+    subprocess.run(command, check=True, **options)
+
+
+def draw(folder: Path, prompts: int) -> list[str]:
+    """Pictures of the base in three settings, a folder each."""
+    from unifl.world.scenes import sample_prompts
+
+    texts = folder / "prompts.txt"
+    if not texts.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        texts.write_text("".join(f"{text}\n" for text in sample_prompts(prompts, seed=SEED, held_out=False)))
+    found = []
+    for name, (steps, guidance) in SETTINGS.items():
+        out = folder / "pictures" / name.replace(" ", "_")
+        if not (out / "metadata.jsonl").is_file():
+            unifl(
+                *("generate", "world:pipeline", "--prompts", str(texts), "--steps", steps),
+                *("--guidance", guidance, "--seed", str(SEED), "--batch-size", "60", "--out", str(out)),
+            )
+        found += ["--pictures", f"{name}={out}"]
+    return found
+
+
+def people(seed: int):
+    """The annotator's opinion, with somebody's error about each picture, every time anew."""
+    from unifl.world.annotator import NOISE, overall
+    from unifl.world.assets import load_judge
+
+    network, rng = load_judge("annotator"), torch.Generator().manual_seed(seed)
+
+    def choose(pictures: torch.Tensor, prompt: str) -> str:
+        seen = overall(network(pictures, [prompt] * 2)) + NOISE * torch.randn(2, generator=rng)
+        lead = float(seen[0] - seen[1])
+        return "same" if abs(lead) < TIE else "left" if lead > 0 else "right"
+
+    return choose
+
+
+def ask(folder: Path, pictures: list[str], prompts: int) -> int:
+    """Judgements from the page, as preference data; returns how many."""
+    votes = folder / "arena" / "votes.jsonl"
+    if votes.is_file():
+        return len(votes.read_text().splitlines())
+    if not (folder / "arena" / "arena.sqlite").is_file():
+        unifl("arena", "make", str(folder / "arena"), *pictures, "--seed", str(SEED))
+    command = [sys.executable, "-m", "unifl.cli", "arena", "serve", str(folder / "arena"), "--port", "0"]
+    command += ["--annotator", f"annotator {int(time.time())}", "--votes-per-minute", "6000"]
+    print("$ unifl", " ".join(command[3:]), flush=True)
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        said = ""
+        while not (link := _LINK.search(said)):
+            said += server.stdout.readline()
+        with browser() as opened:
+            began, total = time.perf_counter(), 3 * prompts
+
+            def shown(done: int) -> None:
+                if done % 100 == 0:
+                    print(f"{done} of {total} judged, {time.perf_counter() - began:.0f} s", flush=True)
+
+            judge(opened.new_page(), link[2], people(SEED), progress=shown)
+    finally:
+        server.terminate()
+        server.wait(20)
+    unifl("arena", "export", str(folder / "arena"), str(votes))
+    return len(votes.read_text().splitlines())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--prompts", type=int, default=PROMPTS)
+    parser.add_argument("--steps", default=STEPS)
+    parser.add_argument("--num-prompts", default=NUM_PROMPTS)
+    parser.add_argument("--judge", default="world:judges/gold")
+    given = parser.parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    folder = given.folder
+    judged = ask(folder, draw(folder, given.prompts), given.prompts)
+    if not (folder / "reward" / "card.json").is_file():
+        unifl("reward", "train", str(folder / "arena" / "votes.jsonl"), "--out", str(folder / "reward"))
+    if not (folder / "aligned" / "model").is_dir():
+        unifl(
+            *("train", "refl", f"output_dir={folder / 'aligned'}", f"rewards.global={folder / 'reward'}"),
+            f"training.max_train_steps={given.steps}",
+        )
+    unifl(
+        *("compare", f"{folder / 'aligned'}@20", "world:pipeline@20", "--num-prompts", given.num_prompts),
+        *("--seeds", SEEDS, "--judge", given.judge, "--out", str(folder / "comparison")),
+    )
+    found = json.loads((folder / "comparison" / "comparison.json").read_text())
+    given.out.write_text(json.dumps({"judgements": judged, "comparison": found}, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
