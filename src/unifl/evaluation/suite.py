@@ -31,6 +31,8 @@ DISTANCE_RESAMPLES = (
     400  # a distance costs far more per resample than a mean, and its interval needs less detail
 )
 
+MAX_DIMENSIONS = 64
+
 
 @runtime_checkable
 class SampleFn(Protocol):
@@ -124,6 +126,7 @@ def evaluate_model(
     """
     start = time.perf_counter()
     _check_request(prompts, seeds, diversity_prompts, diversity_seeds)
+    _check_references(references or {})
     chosen = _spread(len(prompts), diversity_prompts)
     extra = [max(seeds) + 1 + k for k in range(max(0, diversity_seeds - len(seeds)))] if chosen else []
     tick = _counter(len(prompts) * len(seeds) + len(chosen) * len(extra), progress)
@@ -218,6 +221,15 @@ def _check_request(prompts: Sequence[str], seeds: Sequence[int], num_prompts: in
         )
 
 
+def _check_references(references: Mapping[str, np.ndarray]) -> None:
+    for name, features in references.items():
+        if features.shape[1] > MAX_DIMENSIONS:
+            raise UserError(
+                f"features of {name} have {features.shape[1]} dimensions, and {DISTANCE_RESAMPLES} resamples of more "
+                f"than {MAX_DIMENSIONS} take hours; measure such distances by `unifl distances`, without resamples"
+            )
+
+
 def _batches(n: int, batch_size: int) -> Iterator[list[int]]:
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {batch_size}")
@@ -254,7 +266,7 @@ def _distances(
         replicates[f"frechet_{name}"] = frechet_replicates(own, other, weight)
         replicates[f"kid_{name}"] = kernel_replicates(own, other, weight)
         for key, value in (
-            (f"frechet_{name}", frechet_distance(own, other)),
+            (f"frechet_{name}", frechet_distance(own, other, few=True)),
             (f"kid_{name}", kernel_distance(own, other)),
         ):
             metrics[key] = centred_interval(value, replicates[key], n=n)
