@@ -50,7 +50,6 @@ def test_what_has_no_direction_is_refused():
         cmmd(np.eye(2), np.eye(2), sigma=0.0)
 
 
-@pytest.mark.slow
 def test_the_interval_covers_as_often_as_it_says():
     """95 % within two points, of the mean value at this n against a fixed reference."""
     rng = np.random.default_rng(3)

@@ -157,7 +157,6 @@ def test_the_quick_interval_is_as_wide_as_that_of_resamples():
     assert alone.high - alone.low < 0.8 * (quick.high - quick.low)
 
 
-@pytest.mark.slow
 def test_the_quick_interval_covers_as_often_as_it_says():
     """95 % within two points, of the mean distance at this n to a fixed reference."""
     rng = np.random.default_rng(10)
