@@ -133,7 +133,8 @@ class _WordDetector(nn.Module):
         if self.square:
             side = max(height, width)
             image = F.pad(image, (0, side - width, 0, side - height), value=_PAD)
-        length = self.model.config.text_config.max_position_embeddings
+        config: Any = self.model.config
+        length = config.text_config.max_position_embeddings
         tokens = self.tokenizer(
             [_PATTERN.format(label) for label in labels],
             padding="max_length",

@@ -210,17 +210,31 @@ def group_mean_interval(
     Raises:
         UserError: No prompt has a value.
     """
+    parts = _by_group(values, groups)
+    drawn = group_mean_replicates(values, groups, resamples=resamples, seed=seed)
+    value = np.mean([part.mean() for part in parts])
+    return _percentiles(float(value), drawn, sum(map(len, parts)), level)
+
+
+def group_mean_replicates(
+    values: Num[np.ndarray, "p"], groups: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Float[np.ndarray, "r"]:
+    """The mean of the means of groups in each resample; those of two models on the same prompts are paired."""
+    drawn = [
+        bootstrap_counts(len(part), resamples=resamples, seed=seed + 1000 * place) @ part / len(part)
+        for place, part in enumerate(_by_group(values, groups))
+    ]
+    return np.mean(drawn, axis=0)
+
+
+def _by_group(values: np.ndarray, groups: Sequence[str]) -> list[np.ndarray]:
+    """Values that are there, of each group that has some."""
     names = np.asarray(groups)
     parts = [values[(names == name) & np.isfinite(values)] for name in dict.fromkeys(groups)]
     parts = [part.astype(np.float64) for part in parts if len(part)]
     if not parts:
         raise UserError("no value to average; check that the metric applies to at least one prompt")
-    drawn = [
-        bootstrap_counts(len(part), resamples=resamples, seed=seed + 1000 * place) @ part / len(part)
-        for place, part in enumerate(parts)
-    ]
-    value = np.mean([part.mean() for part in parts])
-    return _percentiles(value, np.mean(drawn, axis=0), sum(map(len, parts)), level)
+    return parts
 
 
 def _weighted(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -79,16 +79,22 @@ class _BlockC(nn.Module):
 
     def __init__(self, inside: int, inner: int) -> None:
         super().__init__()
-        row, column = {"size": (1, 7), "padding": (0, 3)}, {"size": (7, 1), "padding": (3, 0)}
+
+        def row(wide: int, out: int) -> _Conv:
+            return _Conv(wide, out, (1, 7), padding=(0, 3))
+
+        def column(wide: int, out: int) -> _Conv:
+            return _Conv(wide, out, (7, 1), padding=(3, 0))
+
         self.branch1x1 = _Conv(inside, 192, 1)
         self.branch7x7_1 = _Conv(inside, inner, 1)
-        self.branch7x7_2 = _Conv(inner, inner, **row)
-        self.branch7x7_3 = _Conv(inner, 192, **column)
+        self.branch7x7_2 = row(inner, inner)
+        self.branch7x7_3 = column(inner, 192)
         self.branch7x7dbl_1 = _Conv(inside, inner, 1)
-        self.branch7x7dbl_2 = _Conv(inner, inner, **column)
-        self.branch7x7dbl_3 = _Conv(inner, inner, **row)
-        self.branch7x7dbl_4 = _Conv(inner, inner, **column)
-        self.branch7x7dbl_5 = _Conv(inner, 192, **row)
+        self.branch7x7dbl_2 = column(inner, inner)
+        self.branch7x7dbl_3 = row(inner, inner)
+        self.branch7x7dbl_4 = column(inner, inner)
+        self.branch7x7dbl_5 = row(inner, 192)
         self.branch_pool = _Conv(inside, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
