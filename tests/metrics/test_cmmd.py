@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from unifl.errors import UserError
-from unifl.metrics.cmmd import cmmd
+from unifl.metrics.cmmd import cmmd, cmmd_interval
 
 
 def brute_force(a, b, sigma=10.0):
@@ -48,3 +48,22 @@ def test_what_has_no_direction_is_refused():
         cmmd(np.array([[1.0, 0], [0, 0]]), np.eye(2))
     with pytest.raises(UserError, match="sigma is 0"):
         cmmd(np.eye(2), np.eye(2), sigma=0.0)
+
+
+def test_the_interval_covers_as_often_as_it_says():
+    """95 % within two points, of the mean value at this n against a fixed reference."""
+    rng = np.random.default_rng(3)
+    reference = rng.normal(size=(200, 6)) + 0.5
+    found = [cmmd_interval(rng.normal(size=(200, 6)), reference) for _ in range(2000)]
+    mean = np.mean([one.value for one in found])
+    assert np.mean([one.low <= mean <= one.high for one in found]) == pytest.approx(0.95, abs=0.02)
+
+
+def test_the_interval_holds_the_value_and_grows_with_prompts_of_like_samples():
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=(200, 6)) + 0.5, rng.normal(size=(200, 6))
+    units = np.repeat(np.arange(50), 4)
+    x += 2 * rng.normal(size=(50, 6))[units]
+    alone, together = cmmd_interval(x, y), cmmd_interval(x, y, units=units)
+    assert alone.value == together.value == pytest.approx(cmmd(x, y), rel=1e-9)
+    assert together.n == 50 and together.high - together.low > 1.3 * (alone.high - alone.low)

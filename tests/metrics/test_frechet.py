@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from torchmetrics.image.fid import FrechetInceptionDistance
 
 from unifl.errors import UserError
-from unifl.metrics.frechet import frechet_distance, frechet_replicates
+from unifl.metrics.frechet import frechet_distance, frechet_interval, frechet_replicates
 from unifl.metrics.intervals import bootstrap_counts, centred_interval
 
 
@@ -51,7 +52,7 @@ def test_is_zero_for_equal_sets_symmetric_and_blind_to_rotation():
 def test_survives_rank_deficient_features():
     rng = np.random.default_rng(3)
     low = rng.normal(size=(20, 2)) @ rng.normal(size=(2, 64))
-    value = frechet_distance(low, low + 1.0)
+    value = frechet_distance(low, low + 1.0, few=True)
     assert value == pytest.approx(64.0, rel=1e-6)
 
 
@@ -65,7 +66,11 @@ def test_float32_tensors_with_a_large_offset_keep_their_precision():
     [
         (np.zeros((5, 3)), np.zeros((6, 3)), "equal size, got 5 and 6"),
         (np.zeros((1, 3)), np.zeros((1, 3)), "at least two samples"),
-        (np.zeros((9, 65)), np.zeros((9, 65)), "65 dimensions"),
+        (
+            np.zeros((65, 65)),
+            np.zeros((65, 65)),
+            "65 samples have no covariance of full rank in 65 dimensions",
+        ),
         (np.full((9, 2), np.nan), np.zeros((9, 2)), "not finite"),
     ],
 )
@@ -91,3 +96,71 @@ def test_interval_holds_the_value_although_resampling_inflates_the_distance():
     assert np.quantile(replicates, 0.025) > value  # so plain percentiles would miss it
     interval = centred_interval(value, replicates, n=200)
     assert interval.low < value < interval.high
+
+
+class Passed(torch.nn.Module):
+    """Features in place of pictures: torchmetrics calls it an extractor."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.num_features = width
+
+    def forward(self, features):
+        return features
+
+
+@pytest.mark.parametrize(("n", "width"), [(300, 16), (400, 200)])
+def test_equals_torchmetrics(n, width):
+    rng = np.random.default_rng(6)
+    mix = rng.normal(size=(width, width)) / width**0.5
+    a, b = rng.normal(size=(n, width)) @ mix + 0.2, rng.normal(size=(n, width))
+    theirs = FrechetInceptionDistance(feature=Passed(width)).set_dtype(torch.float64)
+    theirs.update(torch.tensor(a), real=False), theirs.update(torch.tensor(b), real=True)
+    assert frechet_distance(a, b) == pytest.approx(float(theirs.compute()), rel=1e-8)
+
+
+def test_more_dimensions_than_samples_only_if_they_are_meant():
+    """Two sets of one distribution are far apart when n is below d, and the value falls as n grows."""
+    rng = np.random.default_rng(7)
+    found = [
+        frechet_distance(rng.normal(size=(n, 96)), rng.normal(size=(n, 96)), few=True) for n in (48, 96, 960)
+    ]
+    assert found[0] > 1.5 * found[1] > 6 * found[2]
+    a, b = rng.normal(size=(30, 40)), rng.normal(size=(30, 40)) + 1
+    theirs = FrechetInceptionDistance(feature=Passed(40)).set_dtype(torch.float64)
+    theirs.update(torch.tensor(a), real=False), theirs.update(torch.tensor(b), real=True)
+    # the root of a nonsymmetric product of deficient matrices carries their rounding
+    assert frechet_distance(a, b, few=True) == pytest.approx(float(theirs.compute()), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_thousand_dimensions_are_within_reach():
+    rng = np.random.default_rng(8)
+    a, b = rng.normal(size=(2100, 2048)).astype(np.float32), rng.normal(size=(2100, 2048)).astype(np.float32)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+    found = frechet_interval(a, b)
+    assert found.value == pytest.approx(frechet_distance(a, b), rel=1e-9)
+    assert found.low < found.value < found.high
+
+
+def test_the_quick_interval_is_as_wide_as_that_of_resamples():
+    rng = np.random.default_rng(9)
+    x, reference = rng.normal(size=(800, 6)) * 0.5 + 0.3, rng.normal(size=(800, 6))
+    units = np.repeat(np.arange(200), 4)
+    x += rng.normal(size=(200, 6))[units]  # samples of one prompt are alike
+    quick = frechet_interval(x, reference, units=units)
+    counts = bootstrap_counts(200, resamples=400)[:, units]
+    slow = centred_interval(frechet_distance(x, reference), frechet_replicates(x, reference, counts), n=200)
+    assert quick.value == pytest.approx(slow.value, rel=1e-9) and quick.n == 200
+    assert quick.high - quick.low == pytest.approx(slow.high - slow.low, rel=0.15)
+    alone = frechet_interval(x, reference)
+    assert alone.high - alone.low < 0.8 * (quick.high - quick.low)
+
+
+def test_the_quick_interval_covers_as_often_as_it_says():
+    """95 % within two points, of the mean distance at this n to a fixed reference."""
+    rng = np.random.default_rng(10)
+    mix, reference = random_covariance(rng, 4), rng.normal(size=(300, 4))
+    found = [frechet_interval(rng.normal(size=(300, 4)) @ mix + 0.4, reference) for _ in range(2000)]
+    mean = np.mean([one.value for one in found])
+    assert np.mean([one.low <= mean <= one.high for one in found]) == pytest.approx(0.95, abs=0.02)

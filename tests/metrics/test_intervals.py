@@ -10,6 +10,8 @@ from unifl.metrics.intervals import (
     bootstrap_counts,
     change_interval,
     difference_interval,
+    group_mean_interval,
+    influence_interval,
     mean_interval,
     ratio_interval,
     seed_prompt_interval,
@@ -118,3 +120,49 @@ def test_2000_resamples_over_500_prompts_take_less_than_half_a_second():
 def test_a_level_outside_the_unit_interval_is_an_error(level):
     with pytest.raises(UserError, match="level must lie between 0 and 1"):
         mean_interval(np.arange(5.0), level=level)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["skewed", "binary", "samples of a prompt"])
+def test_intervals_of_a_mean_cover_as_often_as_they_say(kind):
+    """95 % within two points, at 200 prompts."""
+    rng, hits = np.random.default_rng(10), 0
+    true = {"skewed": 1.0, "binary": 0.7, "samples of a prompt": 0.0}[kind]
+    for seed in range(2000):
+        if kind == "skewed":
+            values = rng.exponential(size=200)
+        elif kind == "binary":
+            values = (rng.random(200) < true).astype(float)
+        else:
+            values = (rng.normal(size=(200, 1)) + rng.normal(size=(200, 4))).mean(axis=1)
+        hits += not mean_interval(values, resamples=1000, seed=seed).excludes(true)
+    assert hits / 2000 == pytest.approx(0.95, abs=0.02)
+
+
+def test_a_mean_of_groups_counts_each_group_once():
+    values = np.array([1.0, 1, 1, 1, 0, np.nan])
+    found = group_mean_interval(values, ["many"] * 4 + ["few", "few"])
+    assert found.value == pytest.approx(0.5) and found.n == 5
+    assert found.low == found.high == pytest.approx(0.5)  # neither group varies
+    with pytest.raises(UserError, match="no value to average"):
+        group_mean_interval(np.array([np.nan]), ["a"])
+
+
+@pytest.mark.slow
+def test_a_mean_of_groups_covers_as_often_as_it_says():
+    rng, hits = np.random.default_rng(11), 0
+    groups, rate = ["a"] * 100 + ["b"] * 60, np.repeat([0.9, 0.3], [100, 60])
+    for seed in range(2000):
+        found = group_mean_interval((rng.random(160) < rate).astype(float), groups, resamples=1000, seed=seed)
+        hits += not found.excludes(0.6)
+    assert hits / 2000 == pytest.approx(0.95, abs=0.02)
+
+
+def test_the_influence_of_a_mean_gives_its_standard_error():
+    values = np.random.default_rng(12).normal(size=400)
+    found = influence_interval(float(values.mean()), values - values.mean())
+    assert found.high - found.low == pytest.approx(2 * 1.959964 * values.std(ddof=1) / 20, rel=1e-6)
+    twice = influence_interval(
+        float(values.mean()), np.repeat(values - values.mean(), 2), units=np.repeat(np.arange(400), 2)
+    )
+    assert twice.n == 400 and twice.high == pytest.approx(found.high, rel=1e-9)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from unifl.errors import UserError
 from unifl.metrics.paired import outcomes, paired_comparison, paired_over_seeds
@@ -60,3 +61,17 @@ def test_missing_scores_are_left_out():
 def test_a_negative_margin_is_an_error():
     with pytest.raises(UserError, match="margin of a tie cannot be negative"):
         outcomes(np.zeros((1, 1)), np.zeros((1, 1)), margin=-0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_intervals_of_a_win_rate_cover_as_often_as_they_say(shift):
+    """95 % within two points, at 200 prompts of two pictures each, with ties."""
+    rng, found = np.random.default_rng(0), []
+    for seed in range(2000):
+        prompt = rng.normal(size=(200, 1)) * 0.5
+        gap = shift + prompt + rng.normal(size=(200, 2))
+        found.append(paired_comparison(gap, np.zeros_like(gap), margin=0.3, resamples=1000, seed=seed).rate)
+    spread = 1.25**0.5  # of the gap over prompts and pictures
+    true = (norm.sf((0.3 - shift) / spread) + norm.sf((-0.3 - shift) / spread)) / 2
+    assert np.mean([not one.excludes(true) for one in found]) == pytest.approx(0.95, abs=0.02)

@@ -59,7 +59,7 @@ def test_round_trip(tmp_path):
 
 def test_file_has_the_documented_keys(tmp_path):
     data = json.loads(write_result(full_result(), tmp_path / "result.json").read_text())
-    assert data.keys() == {"schema_version", "models", "comparisons", "claims", "bench"}
+    assert data.keys() == {"schema_version", "models", "comparisons", "ranks", "claims", "bench"}
     assert data["models"]["base@20"].keys() == {
         "weights_sha256", "sampler", "steps", "guidance", "spacing", "seeds", "prompts_sha256", "metrics",
     }  # fmt: skip

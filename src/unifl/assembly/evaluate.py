@@ -22,16 +22,20 @@ from unifl.evaluation import (
     Judge,
     ModelResult,
     Origin,
+    Parts,
     compare_models,
     evaluate_model,
     judge_features,
+    rank_models,
     save_pictures,
 )
 from unifl.evaluation.report_inputs import encode_id
+from unifl.metrics.bradley_terry import Ranking
 from unifl.metrics.result import (
     Comparison,
     Metric,
     ModelEntry,
+    Rank,
     Result,
     prompts_sha256,
     read_existing,
@@ -71,11 +75,15 @@ class Evaluation:
         result: As it stands in `result.json`, with what was in the file before.
         models: Those of this call by id, with the scores behind the figures.
         comparisons: Those of this call, in the order of the pairs.
+        ranks: Of three models or more, if finite strengths fit.
+        unranked: Why there are none.
     """
 
     result: Result
     models: dict[str, ModelResult]
     comparisons: list[Comparison]
+    ranks: Ranking | None = None
+    unranked: str = ""
 
 
 def evaluate_models(
@@ -88,6 +96,7 @@ def evaluate_models(
     pairs: Sequence[tuple[str, str]] = (),
     metric: str = "overall",
     object_counts: Sequence[int] | None = None,
+    groups: Sequence[str] | None = None,
     references: Mapping[str, Float[Tensor, "n 3 h w"]] | None = None,
     seeds: Sequence[int] = (0,),
     diversity_prompts: int = 100,
@@ -98,8 +107,8 @@ def evaluate_models(
 ) -> Evaluation:
     """Evaluate and compare models, and write what was found.
 
-    Scores and pictures of a model are written as soon as it is done, so that `reuse` goes on where an earlier call
-    was interrupted.
+    Batches are written as they are judged, and scores and pictures of a model as soon as it is done, so that `reuse`
+    goes on where an earlier call was interrupted.
 
     Args:
         models: By id, such as "base@20".
@@ -110,6 +119,7 @@ def evaluate_models(
         pairs: Ids (a, b) to compare: how often a beats b.
         metric: What decides a pair.
         object_counts: Objects that each prompt names, for alignment by number of objects.
+        groups: The group of each prompt, by which scores are given too.
         references: Pictures by name; each gives `frechet_<name>` and `kid_<name>`, on the judge's features.
         seeds: Noise seeds; every prompt is drawn once per seed.
         diversity_prompts: Prompts on which diversity over seeds is measured; 0 for none.
@@ -133,6 +143,7 @@ def evaluate_models(
         diversity_prompts=diversity_prompts,
         diversity_seeds=diversity_seeds,
         object_counts=None if object_counts is None else [int(count) for count in object_counts],
+        groups=None if groups is None else list(groups),
     )
     entries, found = dict[str, ModelEntry](), dict[str, ModelResult]()
     for name, candidate in models.items():
@@ -141,15 +152,38 @@ def evaluate_models(
         result = _known(folder, name, origin) if reuse else None
         if result is None:
             tell = partial(progress, name) if progress is not None else None
-            result = replace(ask.measure(candidate, prompts, judge, num_pictures, tell), origin=origin)
+            parts = Parts(folder / "parts" / encode_id(name), origin, keep=reuse)
+            result = replace(ask.measure(candidate, prompts, judge, num_pictures, parts, tell), origin=origin)
             _keep(folder, name, result, seed=seeds[0])
+            parts.clear()
         if pairs:  # a metric that is not there is noticed before the next model is drawn
             result.scores.per_prompt(metric)
         metrics = {key: Metric.of(interval) for key, interval in result.metrics.items()}
         entries[name], found[name] = replace(entry, metrics=metrics), result
     comparisons = compare_models(found, pairs, judge=judge_name, metric=metric)
-    merged = update_result(folder / "result.json", Result(models=entries, comparisons=comparisons))
-    return Evaluation(merged, found, comparisons)
+    ranks, unranked = _ranked(found, metric)
+    rows = [] if ranks is None else _rank_rows(ranks, judge_name, metric)
+    merged = update_result(
+        folder / "result.json", Result(models=entries, comparisons=comparisons, ranks=rows)
+    )
+    return Evaluation(merged, found, comparisons, ranks, unranked)
+
+
+def _ranked(found: Mapping[str, ModelResult], metric: str) -> tuple[Ranking | None, str]:
+    """Ranks say more than comparisons do from three models on."""
+    if len(found) < 3:
+        return None, ""
+    try:
+        return rank_models(found, metric=metric), ""
+    except UserError as error:  # such as a model that won everything, which is no reason to lose the figures
+        return None, f"{error}"
+
+
+def _rank_rows(ranks: Ranking, judge: str, metric: str) -> list[Rank]:
+    return [
+        Rank(model=name, judge=judge, metric=metric, strength=s.value, low=s.low, high=s.high, n=s.n)
+        for name, s in zip(ranks.names, ranks.strengths, strict=True)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +196,7 @@ class _Request:
     diversity_prompts: int
     diversity_seeds: int
     object_counts: list[int] | None
+    groups: list[str] | None
 
     def origin(self, entry: ModelEntry, candidate: Candidate) -> Origin:
         """Everything that a model's scores depend on."""
@@ -175,7 +210,9 @@ class _Request:
                 "diversity_prompts": self.diversity_prompts,
                 "diversity_seeds": self.diversity_seeds,
                 "object_counts": self.object_counts,
-            },
+            }
+            # files of scores from before there were groups stay good
+            | ({} if self.groups is None else {"groups": self.groups}),
         )
 
     def measure(
@@ -184,6 +221,7 @@ class _Request:
         prompts: Sequence[str],
         judge: Judge,
         num_pictures: int,
+        parts: Parts,
         progress: Callable[[int, int], None] | None,
     ) -> ModelResult:
         return evaluate_model(
@@ -192,11 +230,13 @@ class _Request:
             judge,
             seeds=self.seeds,
             object_counts=self.object_counts,
+            groups=self.groups,
             references=self.features,
             diversity_prompts=self.diversity_prompts,
             diversity_seeds=self.diversity_seeds,
             batch_size=candidate.batch_size,
             num_previews=num_pictures,
+            parts=parts,
             progress=progress,
         )
 

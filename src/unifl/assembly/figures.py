@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from unifl.assembly import resolve
+from unifl.assembly.device import chosen_device
 from unifl.assembly.evaluate import Candidate, Evaluation, curated_pictures, evaluate_models, object_numbers
 from unifl.assembly.open_model import Opened, open_model
-from unifl.data import load_prompts
+from unifl.assembly.readings import ReadingsRequest
+from unifl.data.suites import Entry, Suite, load_suite
 from unifl.errors import UserError
 from unifl.evaluation import Judge
 from unifl.process import Spacing
@@ -53,6 +55,8 @@ class Request:
         device: For models.
         batch_size: Pictures at once.
         reuse: Take scores of an earlier call where nothing has changed.
+        suite: Format of `prompts`, see `unifl.data.suites`.
+        readings: What is measured in place of the judge, if anything.
     """
 
     prompts: Path | None = None
@@ -64,6 +68,8 @@ class Request:
     device: str = "auto"
     batch_size: int = 32
     reuse: bool = False
+    suite: str = "auto"
+    readings: ReadingsRequest = field(default_factory=ReadingsRequest)
 
 
 def measure(
@@ -73,7 +79,7 @@ def measure(
     *,
     gold: Callable[[], Judge],
     against_first: bool = True,
-    metric: str = "overall",
+    metric: str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Evaluation:
     """Evaluate models and write `result.json`, scores and pictures.
@@ -84,7 +90,7 @@ def measure(
         folder: Where files go.
         gold: Loads the judge of final figures.
         against_first: Compare every model with the first one; otherwise the first with each of the others.
-        metric: What decides a pair.
+        metric: What decides a pair; None is "overall", or the first of the readings.
         progress: Called with (id, pictures done, pictures in all).
 
     Raises:
@@ -92,13 +98,17 @@ def measure(
     """
     if request.num_prompts < 1 or request.seeds < 1:
         raise UserError("the numbers of prompts and seeds must be at least 1")
-    world = request.judge.startswith(resolve.WORLD)
-    prompts = (
-        held_out_prompts(request.num_prompts) if request.prompts is None else load_prompts(request.prompts)
-    )
-    prompts = prompts[: request.num_prompts]
+    readings = request.readings
+    world = request.judge.startswith(resolve.WORLD) and not readings.asked
+    suite = _suite(request)
+    prompts = suite.prompts
     counts = object_numbers(prompts) if world else None
-    judge = resolve.judge(request.judge, gold=gold)
+    judge: Judge
+    if readings.asked:
+        judge = readings.open(suite, device=chosen_device(request.device))
+        metric = metric or judge.names[0]
+    else:
+        judge = resolve.judge(request.judge, gold=gold)
     models: dict[str, Candidate] = {}
     for spec in map(Spec.parse, specs):
         opened = open_model(
@@ -121,16 +131,25 @@ def measure(
         models,
         prompts,
         judge,
-        judge_name=request.judge.removeprefix("world:judges/"),
+        judge_name=readings.name if readings.asked else request.judge.removeprefix("world:judges/"),
         folder=folder,
         pairs=pairs,
-        metric=metric,
+        metric=metric or "overall",
         object_counts=counts,
+        groups=suite.groups,
         references={"curated": curated_pictures(number, seed=EVALUATION_SEED)} if world else None,
         seeds=range(request.seeds),
+        diversity_prompts=0 if readings.asked and readings.features is None else 100,
         reuse=request.reuse,
         progress=progress,
     )
+
+
+def _suite(request: Request) -> Suite:
+    """The prompts of a file, or held-out ones of the world; of every group some."""
+    if request.prompts is not None:
+        return load_suite(request.prompts, request.suite).first(request.num_prompts)
+    return Suite("plain", tuple(map(Entry, held_out_prompts(request.num_prompts))))
 
 
 def held_out_prompts(number: int) -> list[str]:

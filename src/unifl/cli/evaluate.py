@@ -13,9 +13,30 @@ from unifl.errors import UserError
 
 PromptFile = Annotated[
     Path | None,
-    typer.Option("--prompts", help="A file of prompts; held-out ones of the embedded world by default."),
+    typer.Option(
+        "--prompts", help="Prompts: a file, or a suite as published; held-out ones of the world by default."
+    ),
 ]
-NumPrompts = Annotated[int, typer.Option(help="The first so many prompts.")]
+SuiteName = Annotated[
+    str,
+    typer.Option(
+        "--suite",
+        help="Format of --prompts: hpsv2, partiprompts, pick_a_pic, geneval, t2i_compbench, dpg, drawbench, plain.",
+    ),
+]
+Scores = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--score",
+        help="Measure this in place of a judge (`unifl scorers`), also LABEL=SCORER.",
+        metavar="SCORER",
+    ),
+]
+Weights = Annotated[list[str] | None, typer.Option(help="Where a scorer's weights are.", metavar="NAME=PATH")]
+Base = Annotated[
+    list[str] | None, typer.Option(help="Where its tokenizer and config are.", metavar="NAME=PATH")
+]
+NumPrompts = Annotated[int, typer.Option(help="At most so many prompts, of every category some.")]
 Seeds = Annotated[int, typer.Option(help="Pictures per prompt.")]
 JudgeName = Annotated[
     str,
@@ -52,6 +73,21 @@ def evaluate(
     num_prompts: NumPrompts = 500,
     seeds: Seeds = 4,
     judge: JudgeName = "world:judges/gold",
+    suite: SuiteName = "auto",
+    scores: Scores = None,
+    weights: Weights = None,
+    base: Base = None,
+    features: Annotated[
+        str | None, typer.Option(help="Measure diversity on dinov2, clip or inception, also NAME=PATH.")
+    ] = None,
+    detector: Annotated[
+        str | None, typer.Option(help="Judge a suite of GenEval by this detector: a hub name or a folder.")
+    ] = None,
+    color_model: Annotated[
+        str, typer.Option(help="CLIP that reads colours for GenEval, or world:palette.")
+    ] = "openai/clip-vit-large-patch14",
+    threshold: Annotated[float, typer.Option(help="How sure a detection must be.")] = 0.3,
+    counting_threshold: Annotated[float, typer.Option(help="The same where objects are counted.")] = 0.9,
     guidance: Guidance = None,
     spacing: SpacingName = None,
     reuse: Reuse = False,
@@ -66,6 +102,11 @@ def evaluate(
     the one of final figures; do not choose settings by it, take
     --judge world:judges/validation for that.
 
+    On prompts of your own, or on a suite that was published (recognised by
+    its files), name what to measure: scorers by --score, or a detector for
+    the suite of GenEval. Categories of a suite are groups of the report.
+    Three models or more are ranked, too.
+
     For example:
 
         unifl evaluate world:pipeline@20 runs/stage1 runs/refl
@@ -73,12 +114,35 @@ def evaluate(
         unifl evaluate runs/stage1 --num-prompts 100 --judge world:judges/validation
         unifl evaluate base=path/to/sd15 mine=runs/mine --prompts prompts.txt \
               --judge my_judges:Reader --out runs/figures
+        unifl evaluate base=path/to/sd15 mine=runs/mine --prompts PartiPrompts.tsv --score pickscore
+        unifl evaluate base=path/to/sd15 mine=runs/mine --prompts evaluation_metadata.jsonl \
+              --detector facebook/mask2former-swin-small-coco-instance
     """
     quiet_libraries()
     from unifl.assembly.figures import Request
+    from unifl.assembly.readings import ReadingsRequest
+    from unifl.assembly.resolve import named
     from unifl.cli.figures import own_folder, show_figures
+    from unifl.cli.score import by_label, labelled
+    from unifl.evaluation.geneval import Thresholds
 
+    asked = dict(labelled(name) for name in scores or ())
+    places, bases = by_label(weights, asked), by_label(base, asked)
+    readings = ReadingsRequest(
+        scorers={
+            label: named(path, weights=places.get(label), base=bases.get(label))
+            for label, path in asked.items()
+        },
+        detector=detector,
+        color_model=color_model,
+        thresholds=Thresholds(score=threshold, counting=counting_threshold),
+        features=features,
+    )
+    if features is not None and not readings.asked:
+        raise UserError("--features goes with --score or --detector; a judge has features of its own")
     request = Request(
+        suite=suite,
+        readings=readings,
         prompts=prompts,
         num_prompts=num_prompts,
         seeds=seeds,

@@ -24,6 +24,7 @@ def show_figures(models: Sequence[str], request: Request, folder: Path) -> None:
     out.print(_metric_table(done.models))
     _tell_files(folder)
     show_comparisons(done.comparisons)
+    _show_ranks(done)
 
 
 def compare_drawn(a: str, b: str, request: Request, folder: Path, metric: str) -> Comparison:
@@ -63,6 +64,21 @@ def show_comparisons(rows: Sequence[Comparison]) -> None:
         out.print(f"{row.a} wins {row.win:.1%} against {row.b} ({interval})", highlight=False, soft_wrap=True)
 
 
+def _show_ranks(done: Evaluation) -> None:
+    """Bradley-Terry strengths, or why there are none."""
+    if done.unranked:
+        out.print(f"no ranks: {done.unranked}", highlight=False, markup=False, soft_wrap=True)
+    if done.ranks is None:
+        return
+    table = Table(
+        "rank", "model", "strength", "95 %", "comparisons", title="Bradley-Terry", title_justify="left"
+    )
+    for place, (name, one) in enumerate(zip(done.ranks.names, done.ranks.strengths, strict=True), start=1):
+        interval = f"{one.low:+.3f} to {one.high:+.3f}"
+        table.add_row(str(place), escape(name), f"{one.value:+.3f}", interval, str(one.n))
+    out.print(table)
+
+
 def own_folder(models: Sequence[str]) -> Path:
     """The run's own folder if a run is the only model."""
     alone = Path(Spec.parse(models[0]).model) if len(models) == 1 else None
@@ -75,7 +91,7 @@ def _measure(
     folder: Path,
     *,
     against_first: bool = True,
-    metric: str = "overall",
+    metric: str | None = None,
 ) -> Evaluation:
     try:
         return measure(
@@ -88,7 +104,7 @@ def _measure(
             progress=progress_line,
         )
     except KeyboardInterrupt as stop:
-        raise interrupted("the same command with --reuse keeps the models that are finished") from stop
+        raise interrupted("the same command with --reuse goes on where it was") from stop
 
 
 def _tell_files(folder: Path) -> None:

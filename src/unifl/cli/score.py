@@ -63,12 +63,12 @@ def score(
     from unifl.assembly.scoring import score_folder
 
     place = chosen_device(device)
-    asked = dict(_labelled(name) for name in names or ())
+    asked = dict(labelled(name) for name in names or ())
     if not asked:
         raise UserError(
             "no scorer was named; write one or more after the folder (`unifl scorers` lists them)"
         )
-    places, bases, questions = (_by_label(given, asked) for given in (weights, base, question))
+    places, bases, questions = (by_label(given, asked) for given in (weights, base, question))
     scorers = {
         label: resolve.feedback(
             resolve.named(
@@ -109,14 +109,20 @@ def scorers() -> None:
     out.print(table)
 
 
-def _labelled(text: str) -> tuple[str, str]:
+def labelled(text: str) -> tuple[str, str]:
+    """LABEL=SCORER, or a scorer under its own last name."""
     label, equals, path = text.partition("=")
     if equals:
         return label, path
     return text.rpartition(":")[2].rpartition("/")[2] or text, text
 
 
-def _by_label(given: list[str] | None, asked: dict[str, str]) -> dict[str, str]:
+def by_label(given: list[str] | None, asked: dict[str, str]) -> dict[str, str]:
+    """Paths of NAME=PATH by name.
+
+    Raises:
+        UserError: One that names no scorer that was asked for.
+    """
     found = {}
     for text in given or ():
         label, equals, path = text.partition("=")

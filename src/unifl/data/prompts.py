@@ -71,6 +71,15 @@ def json_rows(text: str, path: Path) -> list[dict]:
     Raises:
         UserError: A line that is not a JSON object, named by its number.
     """
+    return [row for _, row in numbered_rows(text, path)]
+
+
+def numbered_rows(text: str, path: Path) -> list[tuple[int, dict]]:
+    """The same, each with the number of its line.
+
+    Raises:
+        UserError: See `json_rows`.
+    """
     rows = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -83,7 +92,7 @@ def json_rows(text: str, path: Path) -> list[dict]:
             raise UserError(
                 f'line {number} of {path} is not an object; write {{"key": "value"}} on each line'
             )
-        rows.append(row)
+        rows.append((number, row))
     return rows
 
 

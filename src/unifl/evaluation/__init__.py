@@ -11,6 +11,9 @@ from unifl.evaluation.guard import GoldJudge as GoldJudge
 from unifl.evaluation.judge import Judge as Judge
 from unifl.evaluation.model_result import ModelResult as ModelResult
 from unifl.evaluation.model_result import Origin as Origin
+from unifl.evaluation.parts import Parts as Parts
+from unifl.evaluation.ranks import rank_models as rank_models
+from unifl.evaluation.readings import Readings as Readings
 from unifl.evaluation.report import write_report as write_report
 from unifl.evaluation.report_inputs import ReportInputs as ReportInputs
 from unifl.evaluation.report_inputs import read_run_folder as read_run_folder

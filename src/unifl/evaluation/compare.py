@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from unifl.errors import UserError
+from unifl.evaluation.judge import JUDGE_KEYS
 from unifl.evaluation.model_result import ModelResult
 from unifl.evaluation.scores import ScoreTable
 from unifl.metrics.intervals import RESAMPLES, Interval, change_interval, difference_interval, ratio_interval
@@ -112,22 +113,38 @@ def compare_models(
     *,
     judge: str,
     metric: str = "overall",
-    margin: float = MARGIN,
+    margin: float | None = None,
 ) -> list[Comparison]:
-    """Rows of ``result.json`` for pairs of model ids.
+    """Rows of ``result.json`` for pairs of model ids; ``margin`` None takes that of the metric, see `margin_of`.
 
     Raises:
         UserError: an id or a metric that is not there; other prompts, seeds or judges.
     """
     rows = []
+    edge = margin_of(metric) if margin is None else margin
     for a, b in pairs:
         missing = [name for name in (a, b) if name not in results]
         if missing:
             raise UserError(f"no evaluated model {missing[0]!r}; there are {', '.join(results)}")
-        outcome = compare_tables(results[a].scores, results[b].scores, metric=metric, margin=margin)
+        outcome = compare_tables(results[a].scores, results[b].scores, metric=metric, margin=edge)
         _check_judges(results[a], results[b])
         rows.append(Comparison.of(outcome.paired, a=a, b=b, judge=judge, metric=metric))
     return rows
+
+
+def margin_of(metric: str) -> float:
+    """Differences up to which two pictures tie: 0.01 for a judge's scores in [0, 1], none for scales of others."""
+    return MARGIN if metric.partition("/")[0] in (*JUDGE_KEYS, "overall") else 0.0
+
+
+def check_alike(a: ModelResult, b: ModelResult) -> None:
+    """Refuse models that cannot be compared pair by pair.
+
+    Raises:
+        UserError: Other prompts, seeds or judges.
+    """
+    _check_pairing(a.scores, b.scores)
+    _check_judges(a, b)
 
 
 def _check_pairing(a: ScoreTable, b: ScoreTable) -> None:

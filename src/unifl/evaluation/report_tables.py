@@ -44,7 +44,7 @@ _TEXTS = {
         "Seed diversity", "feature distance between pictures of one prompt", "Distribution"
     ),
 }
-_BLOCKS = ("Summary", "Prompt", "Picture", "Quality", "Distribution", "Other")
+_BLOCKS = ("Summary", "Prompt", "Picture", "Quality", "Distribution", "Other", "Groups")
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,10 @@ def metric_text(name: str) -> MetricText:
             reference = name.removeprefix(prefix).replace("_", " ")
             meaning = f"between features of these pictures and of the {reference} set"
             return MetricText(f"{label}, {reference}", meaning, "Distribution", higher=False)
+    score, slash, group = name.partition("/")
+    if slash:
+        label = _TEXTS[score].label if score in _TEXTS else score.replace("_", " ")
+        return MetricText(f"{label}, {group}", "", "Groups")
     return MetricText(name.replace("_", " "), "", "Other")
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -19,8 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unifl.errors import UserError
+from unifl.evaluation.groups import with_groups
 from unifl.evaluation.judge import Judge, read_features, read_scores
 from unifl.evaluation.model_result import ModelResult
+from unifl.evaluation.parts import Part, Parts
 from unifl.evaluation.scores import ScoreTable, build_table
 from unifl.metrics.diversity import seed_diversity
 from unifl.metrics.frechet import frechet_distance, frechet_replicates
@@ -30,6 +31,8 @@ from unifl.metrics.kid import kernel_distance, kernel_replicates
 DISTANCE_RESAMPLES = (
     400  # a distance costs far more per resample than a mean, and its interval needs less detail
 )
+
+MAX_DIMENSIONS = 64
 
 
 @runtime_checkable
@@ -87,6 +90,7 @@ def evaluate_model(
     *,
     seeds: Sequence[int] = (0,),
     object_counts: Sequence[int] | None = None,
+    groups: Sequence[str] | None = None,
     references: Mapping[str, Float[np.ndarray, "m d"]] | None = None,
     diversity_prompts: int = 100,
     diversity_seeds: int = 4,
@@ -94,6 +98,7 @@ def evaluate_model(
     num_previews: int = 16,
     resamples: int = RESAMPLES,
     bootstrap_seed: int = 0,
+    parts: Parts | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ModelResult:
     """Draw and judge the pictures of one model.
@@ -104,6 +109,8 @@ def evaluate_model(
         judge: reads them.
         seeds: noise seeds; every prompt is drawn once per seed.
         object_counts: objects that each prompt names, for the alignment subsets.
+        groups: the group of each prompt; adds ``<score>/<group>`` and ``<score>/mean of groups`` for ``overall`` and
+            for scores that are not among ``JUDGE_KEYS``.
         references: feature sets by name; each gives ``frechet_<name>`` and ``kid_<name>``. Distances use the
             same number of samples of both sides, the smaller of the two, which is the ``n`` of the metric.
         diversity_prompts: prompts on which seed diversity is measured, spread evenly over the list; 0 for
@@ -114,6 +121,7 @@ def evaluate_model(
         num_previews: pictures of the first seed to keep.
         resamples: bootstrap resamples of means.
         bootstrap_seed: seed of all resamples.
+        parts: keeps batches that are done, and gives those that an earlier call kept.
         progress: called with (pictures done, pictures in all).
 
     Returns:
@@ -124,28 +132,30 @@ def evaluate_model(
     """
     start = time.perf_counter()
     _check_request(prompts, seeds, diversity_prompts, diversity_seeds)
+    _check_references(references or {})
     chosen = _spread(len(prompts), diversity_prompts)
     extra = [max(seeds) + 1 + k for k in range(max(0, diversity_seeds - len(seeds)))] if chosen else []
     tick = _counter(len(prompts) * len(seeds) + len(chosen) * len(extra), progress)
-    draw = partial(_draw, sample_fn, prompts, batch_size=batch_size, tick=tick)
-    passes = [_judge(judge, draw(range(len(prompts)), seed=seed), num_previews) for seed in seeds]
-    more = [_judge(judge, draw(chosen, seed=seed), 0).features for seed in extra]
+    draw = _Drawing(sample_fn, judge, prompts, batch_size, parts, tick)
+    passes = [draw(range(len(prompts)), seed=seed, previews=num_previews) for seed in seeds]
+    more = [draw(chosen, seed=seed, previews=0).features for seed in extra]
 
     tables = [
         build_table(done.scores, prompts, seed=seed, object_counts=object_counts)
         for seed, done in zip(seeds, passes, strict=True)
     ]
     table = ScoreTable.join(tables)
+    table, macro, macro_replicates = with_groups(table, groups, resamples=resamples, seed=bootstrap_seed)
     features = np.stack([done.features for done in passes], axis=1)  # (p, s, d)
     diversity = np.zeros(0)
     if chosen:
         diversity = seed_diversity(np.concatenate([features[chosen], *(m[:, None] for m in more)], axis=1))
     distances, replicates = _distances(features, references or {}, bootstrap_seed)
     return ModelResult(
-        metrics=_mean_metrics(table, diversity, resamples, bootstrap_seed) | distances,
+        metrics=_mean_metrics(table, diversity, resamples, bootstrap_seed) | macro | distances,
         scores=table,
         diversity=diversity,
-        replicates=replicates,
+        replicates=macro_replicates | replicates,
         previews=passes[0].previews,
         seconds=time.perf_counter() - start,
     )
@@ -165,34 +175,45 @@ class _Pass:
     previews: Tensor
 
 
-def _draw(
-    sample_fn: SampleFn,
-    prompts: Sequence[str],
-    indices: Sequence[int],
-    *,
-    seed: int,
-    batch_size: int,
-    tick: Callable[[int], None],
-) -> Iterator[tuple[list[str], Tensor]]:
-    for rows in _batches(len(indices), batch_size):
-        batch = [indices[row] for row in rows]
-        texts = [prompts[i] for i in batch]
-        yield texts, sample_fn(texts, seed=seed, indices=batch)
-        tick(len(batch))
+@dataclass(frozen=True)
+class _Drawing:
+    """How pictures are drawn and judged.
 
+    They are judged as they are drawn and then dropped: thousands of large ones would not fit in memory.
+    """
 
-def _judge(judge: Judge, drawn: Iterator[tuple[list[str], Tensor]], num_previews: int) -> _Pass:
-    # Pictures are judged as they are drawn and then dropped: thousands of large ones would not fit in memory.
-    scores: list[dict[str, np.ndarray]] = []
-    features: list[np.ndarray] = []
-    previews: list[Tensor] = []
-    for texts, images in drawn:
-        scores.append(read_scores(judge, images, texts))
-        features.append(read_features(judge, images))
-        if sum(len(kept) for kept in previews) < num_previews:
-            previews.append(images.float().cpu())
-    first = torch.cat(previews)[:num_previews] if previews else torch.zeros(0, 3, 1, 1)
-    return _Pass(_concatenate(scores), np.concatenate(features), first)
+    sample_fn: SampleFn
+    judge: Judge
+    prompts: Sequence[str]
+    batch_size: int
+    parts: Parts | None
+    tick: Callable[[int], None]
+
+    def __call__(self, indices: Sequence[int], *, seed: int, previews: int) -> _Pass:
+        done = []
+        for rows in _batches(len(indices), self.batch_size):
+            batch = [indices[row] for row in rows]
+            wanted = min(max(previews - rows[0], 0), len(rows))
+            done.append(self._batch(batch, seed, wanted))
+            self.tick(len(batch))
+        kept = [part.previews for part in done if len(part.previews)]
+        return _Pass(
+            _concatenate([part.scores for part in done]),
+            np.concatenate([part.features for part in done]),
+            torch.cat(kept) if kept else torch.zeros(0, 3, 1, 1),
+        )
+
+    def _batch(self, batch: list[int], seed: int, previews: int) -> Part:
+        known = None if self.parts is None else self.parts.load(seed, batch, previews)
+        if known is not None:
+            return known
+        texts = [self.prompts[i] for i in batch]
+        images = self.sample_fn(texts, seed=seed, indices=batch)
+        scores, features = read_scores(self.judge, images, texts), read_features(self.judge, images)
+        part = Part(scores, features, images[:previews].float().cpu())
+        if self.parts is not None:
+            self.parts.save(seed, batch, part)
+        return part
 
 
 def _counter(total: int, progress: Callable[[int, int], None] | None) -> Callable[[int], None]:
@@ -216,6 +237,15 @@ def _check_request(prompts: Sequence[str], seeds: Sequence[int], num_prompts: in
         raise UserError(
             f"seed diversity needs at least 2 seeds, got {num_seeds}; set diversity_prompts=0 to skip it"
         )
+
+
+def _check_references(references: Mapping[str, np.ndarray]) -> None:
+    for name, features in references.items():
+        if features.shape[1] > MAX_DIMENSIONS:
+            raise UserError(
+                f"features of {name} have {features.shape[1]} dimensions, and {DISTANCE_RESAMPLES} resamples of more "
+                f"than {MAX_DIMENSIONS} take hours; measure such distances by `unifl distances`, without resamples"
+            )
 
 
 def _batches(n: int, batch_size: int) -> Iterator[list[int]]:
@@ -254,7 +284,7 @@ def _distances(
         replicates[f"frechet_{name}"] = frechet_replicates(own, other, weight)
         replicates[f"kid_{name}"] = kernel_replicates(own, other, weight)
         for key, value in (
-            (f"frechet_{name}", frechet_distance(own, other)),
+            (f"frechet_{name}", frechet_distance(own, other, few=True)),
             (f"kid_{name}", kernel_distance(own, other)),
         ):
             metrics[key] = centred_interval(value, replicates[key], n=n)

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from unifl.errors import UserError
 from unifl.feedback.preprocessing import Preprocessing, read_preprocessing
 
-Task = Literal["instances", "semantic", "depth", "backbone"]
+Task = Literal["instances", "semantic", "depth", "backbone", "objects", "words"]
 
 _MAPPINGS = {
     "instances": "MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING",
     "semantic": "MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING",
     "depth": "MODEL_FOR_DEPTH_ESTIMATION_MAPPING",
     "backbone": "MODEL_FOR_BACKBONE_MAPPING",
+    "objects": "MODEL_FOR_OBJECT_DETECTION_MAPPING",
+    "words": "MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING",
 }
 # the others of that mapping answer otherwise (DETR) or want a text as well (OneFormer)
 _WITH_QUERIES = ("mask2former", "maskformer")
@@ -123,6 +125,15 @@ def label_names(name: str, *, revision: str | None = None) -> list[str]:
     return names
 
 
+def checkpoint_type(name: str, *, revision: str | None = None) -> str:
+    """The `model_type` of a checkpoint.
+
+    Raises:
+        UserError: Nothing there, or a model that transformers does not know.
+    """
+    return str(_read_config(find_place(name), revision).model_type)
+
+
 def find_place(name: str) -> str:
     """A path with its home folder written out, or a hub name as it is.
 
@@ -173,10 +184,13 @@ def _model_class(name: str, task: Task, config: Any) -> Any:
         "semantic": "a ...ForSemanticSegmentation",
         "depth": "a ...ForDepthEstimation",
         "backbone": "a model that transformers offers as a backbone",
+        "objects": "a ...ForObjectDetection, Mask2FormerForUniversalSegmentation, or OWL",
+        "words": "OwlViTForObjectDetection or Owlv2ForObjectDetection",
     }[task]
-    raise UserError(
-        f"{name} holds {', '.join(held) or config.model_type}, but this critic needs {wanted}; change `kind` or `model`"
-    )
+    holds = f"{name} holds {', '.join(held) or config.model_type}, but"
+    if task in ("objects", "words"):
+        raise UserError(f"{holds} a detector is {wanted}; name another")
+    raise UserError(f"{holds} this critic needs {wanted}; change `kind` or `model`")
 
 
 def _choose_stages(name: str, config: Any, layers: Sequence[str] | None) -> None:

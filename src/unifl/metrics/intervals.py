@@ -11,12 +11,14 @@ are one matrix product. ``nan`` marks a value that does not apply to a prompt; i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Float, Int, Num
+from scipy.stats import norm
 
 from unifl.errors import UserError
 
@@ -163,6 +165,76 @@ def change_interval(
         return centred_interval(value_a - value_b, replicates_a - replicates_b, n=n, level=level)
     log = centred_interval(np.log(value_a / value_b), np.log(replicates_a / replicates_b), n=n, level=level)
     return Interval(float(np.exp(log.value)), float(np.exp(log.low)), float(np.exp(log.high)), n)
+
+
+def influence_interval(
+    value: float,
+    influence: Float[np.ndarray, " n"],
+    *,
+    units: Int[np.ndarray, " n"] | None = None,
+    level: float = LEVEL,
+) -> Interval:
+    """Interval of a statistic from what each sample adds to it to first order (the infinitesimal jackknife).
+
+    Args:
+        value: The statistic.
+        influence: n times the change that a little more weight of each sample brings; of mean 0.
+        units: What samples belong together; None takes each alone. ``n`` of the result is their number.
+        level: Coverage.
+    """
+    n = len(influence)
+    unit = np.arange(n) if units is None else np.unique(units, return_inverse=True)[1]
+    sums = np.bincount(unit, influence)
+    number = len(sums)
+    reach = float(norm.ppf(0.5 + level / 2)) * np.sqrt((sums**2).sum() * number / max(number - 1, 1)) / n
+    return Interval(float(value), float(value - reach), float(value + reach), number)
+
+
+def group_mean_interval(
+    values: Num[np.ndarray, "p"],
+    groups: Sequence[str],
+    *,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """Mean of the means of groups, each counting once, with its interval over the prompts of each group.
+
+    Args:
+        values: One value per prompt; ``nan`` where the metric does not apply.
+        groups: The group of each prompt; a group without any value is left out.
+        level: Coverage.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resamples; each group has its own.
+
+    Raises:
+        UserError: No prompt has a value.
+    """
+    parts = _by_group(values, groups)
+    drawn = group_mean_replicates(values, groups, resamples=resamples, seed=seed)
+    value = np.mean([part.mean() for part in parts])
+    return _percentiles(float(value), drawn, sum(map(len, parts)), level)
+
+
+def group_mean_replicates(
+    values: Num[np.ndarray, "p"], groups: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Float[np.ndarray, "r"]:
+    """The mean of the means of groups in each resample; those of two models on the same prompts are paired."""
+    drawn = [
+        bootstrap_counts(len(part), resamples=resamples, seed=seed + 1000 * place) @ part / len(part)
+        for place, part in enumerate(_by_group(values, groups))
+    ]
+    return np.mean(drawn, axis=0)
+
+
+def _by_group(values: np.ndarray, groups: Sequence[str]) -> list[np.ndarray]:
+    """Values that are there, of each group that has some."""
+    names = np.asarray(groups)
+    parts = [values[(names == name) & np.isfinite(values)] for name in dict.fromkeys(groups)]
+    parts = [part.astype(np.float64) for part in parts if len(part)]
+    if not parts:
+        raise UserError("no value to average; check that the metric applies to at least one prompt")
+    return parts
 
 
 def _weighted(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -53,7 +53,7 @@ def prdc(
     Raises:
         UserError: Fewer than k + 1 samples on a side, or values that are not finite.
     """
-    ours, real = as_features(generated, limit=None), as_features(reference, limit=None)
+    ours, real = as_features(generated), as_features(reference)
     if nearest < 1 or min(len(ours), len(real)) <= nearest:
         raise UserError(
             f"the {nearest}-th neighbour of {min(len(ours), len(real))} samples was asked for; give at least "

@@ -4,6 +4,7 @@
     models        {id: weights_sha256, sampler, steps, guidance, spacing, seeds, prompts_sha256,
                        metrics {name: {value, low, high, n}}}          ids such as "base@20"
     comparisons   [a, b, judge, metric, win, tie, lose, low, high, n]
+    ranks         [model, judge, metric, strength, low, high, n]        Bradley-Terry, several models
     claims        [id, statement, paper, measured, low, high, n, train_seeds, holds]
     bench         [id, ratio, low, high, evaluations]
 
@@ -95,6 +96,20 @@ class Comparison:
 
 
 @dataclass(kw_only=True)
+class Rank:
+    """A model's Bradley-Terry strength among those that were evaluated together: log-odds of mean 0."""
+
+    __pydantic_config__ = _STRICT
+    model: str
+    judge: str
+    metric: str
+    strength: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(kw_only=True)
 class Claim:
     """A statement of a paper beside what was measured; ``holds`` is null where it could not be decided."""
 
@@ -133,12 +148,13 @@ class Result:
     schema_version: int = SCHEMA_VERSION
     models: dict[str, ModelEntry] = field(default_factory=dict)
     comparisons: list[Comparison] = field(default_factory=list)
+    ranks: list[Rank] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
     bench: list[Bench] = field(default_factory=list)
 
 
 _adapter = TypeAdapter(Result)
-Row = TypeVar("Row", bound="Comparison | Claim | Bench")
+Row = TypeVar("Row", bound="Comparison | Rank | Claim | Bench")
 
 
 def prompts_sha256(prompts: Iterable[str]) -> str:
@@ -205,7 +221,8 @@ def merge_results(old: Result, new: Result) -> Result:
 
     Models and claims and benches are the same by id, comparisons by (a, b, judge, metric). Metrics of a model
     are joined only if it was sampled in the same way from the same weights; otherwise the new entry replaces
-    the old, and the old comparisons of that model go with it.
+    the old, and the old comparisons of that model go with it. Ranks are of models that were evaluated
+    together: new ones of a judge and a metric replace all old ones, and old ones go with a model that was replaced.
     """
     models, replaced = dict(old.models), set()
     for name, entry in new.models.items():
@@ -219,6 +236,7 @@ def merge_results(old: Result, new: Result) -> Result:
     return Result(
         models=models,
         comparisons=_merge_rows(comparisons, new.comparisons, ("a", "b", "judge", "metric")),
+        ranks=_merge_ranks(old.ranks, new.ranks, replaced),
         claims=_merge_rows(old.claims, new.claims, ("id",)),
         bench=_merge_rows(old.bench, new.bench, ("id",)),
     )
@@ -235,6 +253,12 @@ def _same_samples(a: ModelEntry, b: ModelEntry) -> bool:
     return dataclasses.replace(a, metrics={}) == dataclasses.replace(b, metrics={})
 
 
+def _merge_ranks(old: Sequence[Rank], new: Sequence[Rank], replaced: set[str]) -> list[Rank]:
+    gone = {(row.judge, row.metric) for row in old if row.model in replaced}
+    gone |= {(row.judge, row.metric) for row in new}
+    return [row for row in old if (row.judge, row.metric) not in gone] + list(new)
+
+
 def _merge_rows(old: Sequence[Row], new: Sequence[Row], key: tuple[str, ...]) -> list[Row]:
     merged: dict[tuple[object, ...], Row] = {}
     for rows in (old, new):
@@ -248,7 +272,7 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "unexpected_keyword_argument":
         known = [
             f.name
-            for cls in (Result, ModelEntry, Metric, Comparison, Claim, Bench)
+            for cls in (Result, ModelEntry, Metric, Comparison, Rank, Claim, Bench)
             for f in dataclasses.fields(cls)
         ]
         guess = nearest(str(first["loc"][-1]), known)

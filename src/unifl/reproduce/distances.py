@@ -68,7 +68,9 @@ class Distances:
         own, real = self._features(training, look), self._features(_REAL, _REAL)
         prompts = len(own) // len(self._seeds)
         counts = np.tile(bootstrap_counts(prompts, resamples=_RESAMPLES), (1, len(self._seeds)))
-        return Distance(frechet_distance(own, real), frechet_replicates(own, real, counts), len(own))
+        return Distance(
+            frechet_distance(own, real, few=True), frechet_replicates(own, real, counts), len(own)
+        )
 
     def _features(self, training: str, look: str) -> Float[np.ndarray, "n k"]:
         parts = [self._table.pieces[training, seed].looks[look].features for seed in self._seeds]

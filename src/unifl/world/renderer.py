@@ -29,6 +29,10 @@ _RGB = torch.tensor(
         [0.66, 0.20, 0.82],  # purple
     ]
 )
+PALETTE: dict[str, tuple[float, float, float]] = {
+    name: (float(r), float(g), float(b)) for name, (r, g, b) in zip(COLORS, _RGB.tolist(), strict=True)
+}
+"""Red, green and blue of each colour, in full colour quality."""
 _BACKDROP = torch.tensor([[0.93, 0.93, 0.91], [0.56, 0.57, 0.60], [0.13, 0.14, 0.19]])
 
 

@@ -1,0 +1,162 @@
+"""Two folders of pictures side by side: distances of their features, diversity, and drift where they are paired."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from unifl.assembly.picture_features import FolderFeatures, Picture
+from unifl.data.pictures import read_picture, to_tensor
+from unifl.errors import UserError
+from unifl.metrics import (
+    Interval,
+    bootstrap_counts,
+    centred_interval,
+    cmmd_interval,
+    frechet_interval,
+    kernel_distance,
+    kernel_replicates,
+    kernel_subsets,
+    mean_interval,
+    prdc,
+    ratio_interval,
+    seed_diversity,
+    vendi_score,
+)
+from unifl.metrics.prdc import NEAREST
+
+_RESAMPLES, _SUBSETS = 400, 100
+
+
+@dataclass(frozen=True)
+class Distances:
+    """What was measured.
+
+    Attributes:
+        features: Name of the extractor.
+        pictures: How many there are, and how many references.
+        numbers: Values with intervals; where low and high are equal to the value there is none.
+        left_out: What could not be measured, and why.
+    """
+
+    features: str
+    pictures: tuple[int, int]
+    numbers: dict[str, Interval]
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def measure_distances(
+    ours: FolderFeatures, reference: FolderFeatures, *, name: str, few: bool = False, subset: int = 1000
+) -> Distances:
+    """Everything that two sets of features tell.
+
+    Args:
+        ours: The pictures in question.
+        reference: Those that they are compared with.
+        name: Of the features.
+        few: Take a Frechet distance of fewer pictures than dimensions, too.
+        subset: Pictures in each of the hundred subsets of `kid_subsets`; fewer where there are fewer.
+
+    Raises:
+        UserError: Features of two widths, or fewer than two pictures on a side.
+    """
+    x, y = ours.features, reference.features
+    if x.shape[1] != y.shape[1]:
+        raise UserError(f"features have {x.shape[1]} and {y.shape[1]} numbers; take one extractor for both")
+    units = _units(ours.pictures)
+    counts = bootstrap_counts(int(units.max()) + 1, resamples=_RESAMPLES)[:, units]
+    numbers = {
+        "kid": centred_interval(kernel_distance(x, y), kernel_replicates(x, y, counts), n=len(x)),
+        "cmmd": cmmd_interval(x, y, units=units),
+        "vendi": _plain(vendi_score(x), len(x)),
+        "vendi_reference": _plain(vendi_score(y), len(y)),
+    }
+    left_out: dict[str, str] = {}
+    n = min(len(x), len(y))
+    try:
+        rows = _spread(len(x), n)
+        numbers["frechet"] = frechet_interval(x[rows], y[_spread(len(y), n)], units=units[rows], few=few)
+    except UserError as error:
+        left_out["frechet"] = f"{error}".replace("set few", "add --few")
+    size = min(subset, n)
+    mean, std = kernel_subsets(x, y, subsets=_SUBSETS, size=size)
+    numbers["kid_subsets"], numbers["kid_subsets_std"] = _plain(mean, size), _plain(std, size)
+    if n > NEAREST:
+        found = prdc(x, y)
+        for key in ("precision", "recall", "density", "coverage"):
+            numbers[key] = _plain(getattr(found, key), n)
+    else:
+        left_out["precision, recall, density, coverage"] = f"they need more than {NEAREST} pictures on a side"
+    for key, side in (("diversity", ours), ("diversity_reference", reference)):
+        spread = _diversity(side)
+        if len(spread):
+            numbers[key] = mean_interval(spread)
+    return Distances(name, (len(x), len(y)), numbers | _drift(ours, reference), left_out)
+
+
+def _plain(value: float, n: int) -> Interval:
+    return Interval(value, value, value, n)
+
+
+def _spread(number: int, wanted: int) -> Int[np.ndarray, " n"]:
+    """So many rows, evenly spread."""
+    return np.linspace(0, number - 1, wanted).round().astype(int)
+
+
+def _units(pictures: Sequence[Picture]) -> Int[np.ndarray, " n"]:
+    """Pictures of one prompt belong together; without prompts each stands alone."""
+    if any(one.prompt is None for one in pictures):
+        return np.arange(len(pictures))
+    return np.unique([one.prompt for one in pictures], return_inverse=True)[1]
+
+
+def _diversity(side: FolderFeatures) -> Float[np.ndarray, " p"]:
+    """Mean feature distance between pictures of each prompt that has several."""
+    units = _units(side.pictures)
+    alike = (np.flatnonzero(units == unit) for unit in range(int(units.max()) + 1))
+    return np.array([seed_diversity(side.features[rows][None])[0] for rows in alike if len(rows) > 1])
+
+
+def _drift(ours: FolderFeatures, base: FolderFeatures) -> dict[str, Interval]:
+    """How far pictures of equal prompts and noise are apart; nothing where they are not paired."""
+    places = {
+        (one.prompt, one.seed): at
+        for at, one in enumerate(base.pictures)
+        if None not in (one.prompt, one.seed)
+    }
+    pairs = [
+        (at, places[one.prompt, one.seed])
+        for at, one in enumerate(ours.pictures)
+        if (one.prompt, one.seed) in places
+    ]
+    if len(pairs) != len(ours.pictures) or len(places) != len(base.pictures):
+        return {}
+    mine, theirs = (np.array(side) for side in zip(*pairs, strict=True))
+    units = _units(ours.pictures)[mine]
+    apart = np.linalg.norm(ours.features[mine] - base.features[theirs], axis=1)
+    found = {
+        "drift_features": mean_interval(_by_unit(apart, units)),
+        "drift_high_frequency_ratio": ratio_interval(
+            _by_unit(ours.high_frequency[mine], units), _by_unit(base.high_frequency[theirs], units)
+        ),
+    }
+    pixels = [_rms(ours.pictures[a], base.pictures[b]) for a, b in pairs]
+    if all(value is not None for value in pixels):
+        found["drift_pixels"] = mean_interval(_by_unit(np.array(pixels, float), units))
+    first, second = _diversity(ours), _diversity(base)
+    if len(first) and len(first) == len(second):
+        found["drift_diversity_ratio"] = ratio_interval(first, second)
+    return found
+
+
+def _by_unit(values: np.ndarray, units: np.ndarray) -> Float[np.ndarray, " p"]:
+    return np.bincount(units, values) / np.bincount(units)
+
+
+def _rms(a: Picture, b: Picture) -> float | None:
+    """Root-mean-square difference of pixels in [0, 1]; None for pictures of two sizes."""
+    first, second = (to_tensor(read_picture(one.path)) for one in (a, b))
+    return float((first - second).square().mean().sqrt()) if first.shape == second.shape else None

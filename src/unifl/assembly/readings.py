@@ -1,0 +1,100 @@
+"""Names of scorers, detectors and features on a command line become what an evaluation measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from unifl.assembly import resolve
+from unifl.assembly.part import Part
+from unifl.data.suites import Suite
+from unifl.errors import UserError
+from unifl.evaluation.geneval import ClipColors, ColorReader, GenEval, PaletteColors, Thresholds
+from unifl.evaluation.readings import Readings
+from unifl.feedback import NetworkFeedback
+from unifl.feedback.detectors import open_detector
+from unifl.feedback.features import PictureFeatures, open_features
+from unifl.feedback.scorers import open_scorer
+from unifl.feedback.scorers.clip import ClipScorer
+
+COLOR_MODEL = "openai/clip-vit-large-patch14"
+WORLD_PALETTE = "world:palette"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingsRequest:
+    """What is measured in place of a judge.
+
+    Attributes:
+        scorers: By the names that scores get, see `resolve.named`.
+        detector: For a suite of GenEval: hub name or folder.
+        color_model: CLIP that reads colours, or "world:palette".
+        thresholds: Numbers of GenEval's rules.
+        features: Name of an extractor for diversity, or NAME=PATH.
+    """
+
+    scorers: Mapping[str, Part] = field(default_factory=dict)
+    detector: str | None = None
+    color_model: str = COLOR_MODEL
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    features: str | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is something to measure."""
+        return bool(self.scorers) or self.detector is not None
+
+    @property
+    def name(self) -> str:
+        """For result files: everything that the scores depend on beside the weights."""
+        shown = [
+            f"{label}={part.path}" if label not in part.path else label
+            for label, part in self.scorers.items()
+        ]
+        if self.detector is not None:
+            t = self.thresholds
+            shown.append(
+                f"geneval({self.detector}, {self.color_model}, {t.score:g}, {t.counting:g}, {t.position:g})"
+            )
+        return " + ".join(shown)
+
+    def open(self, suite: Suite, *, device: torch.device | str) -> Readings:
+        """Load all of it.
+
+        Raises:
+            UserError: Something that cannot be opened, or a suite that a detector cannot judge.
+        """
+        scorers = {
+            label: resolve.feedback(part, name=label, device=device) for label, part in self.scorers.items()
+        }
+        geneval = None
+        if self.detector is not None:
+            detector = open_detector(self.detector)
+            detector.to(device)  # type: ignore[attr-defined]
+            geneval = GenEval(suite, detector, self._colors(device), self.thresholds)
+        features = None if self.features is None else named_features(self.features).to(device)
+        return Readings(scorers, geneval=geneval, features=features, device=device)
+
+    def _colors(self, device: torch.device | str) -> ColorReader:
+        if self.color_model == WORLD_PALETTE:
+            from unifl.world.renderer import PALETTE
+
+            return PaletteColors(PALETTE)
+        opened = open_scorer("clipscore", weights=self.color_model, base=self.color_model)
+        assert isinstance(opened, NetworkFeedback) and isinstance(opened.network, ClipScorer)
+        opened.network.prefix = ""  # that of CLIPScore; sentences about colours are whole
+        return ClipColors(opened.network.to(device))
+
+
+def named_features(text: str) -> PictureFeatures:
+    """`dinov2`, or `dinov2=PATH` where its weights are.
+
+    Raises:
+        UserError: No such extractor, or weights that do not fit.
+    """
+    kind, equals, place = text.partition("=")
+    if equals and not place:
+        raise UserError(f"{text!r} names no weights; write {kind}=PATH, or {kind} alone")
+    return open_features(kind, weights=place or None)

@@ -1,0 +1,8 @@
+"""Prompt suites that people compare models on, read from the files in which they were published."""
+
+from unifl.data.suites.entry import MAX_PROMPT as MAX_PROMPT
+from unifl.data.suites.entry import Entry as Entry
+from unifl.data.suites.entry import Suite as Suite
+from unifl.data.suites.entry import Wanted as Wanted
+from unifl.data.suites.load import FORMS as FORMS
+from unifl.data.suites.load import load_suite as load_suite

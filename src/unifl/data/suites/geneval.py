@@ -1,0 +1,64 @@
+"""GenEval's `evaluation_metadata.jsonl`: prompts with what a detector should find (arXiv 2310.11513)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unifl.data.prompts import numbered_rows, read_text
+from unifl.data.suites.entry import Entry, Wanted, checked
+from unifl.errors import UserError
+
+COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
+POSITIONS = ("left of", "right of", "above", "below")
+
+
+def geneval(path: Path) -> list[Entry]:
+    """Rows of `tag`, `include`, perhaps `exclude`, and `prompt`; the tag is the group.
+
+    Raises:
+        UserError: A row that lacks one of them, or asks for something that has no rule; with its number.
+    """
+    rows = numbered_rows(read_text(path), path)
+    return [_entry(row, f"line {number} of {path}") for number, row in rows]
+
+
+def _entry(row: Mapping[str, Any], place: str) -> Entry:
+    prompt = checked(row.get("prompt"), place)
+    tag, include, exclude = row.get("tag"), row.get("include"), row.get("exclude", [])
+    if not isinstance(tag, str) or not isinstance(include, list) or not include:
+        raise UserError(f"{place} needs tag and include, a list; it has {', '.join(sorted(row))}")
+    if not isinstance(exclude, list):
+        raise UserError(f"exclude of {place} is no list; write one, or leave it out")
+    return Entry(
+        prompt,
+        tag,
+        tuple(_wanted(clause, at, f"include {at} of {place}") for at, clause in enumerate(include)),
+        tuple(_wanted(clause, 0, f"exclude {at} of {place}") for at, clause in enumerate(exclude)),
+    )
+
+
+def _wanted(clause: Any, at: int, place: str) -> Wanted:
+    if not isinstance(clause, dict) or not isinstance(clause.get("class"), str):
+        raise UserError(f"{place} names no class; write an object with class and count")
+    count, color, position = clause.get("count"), clause.get("color"), clause.get("position")
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise UserError(f"{place} has count {count!r}; a whole number of at least 1 is needed")
+    if color is not None and not isinstance(color, str):
+        raise UserError(f"{place} has color {color!r}; write a name")
+    surplus = clause.keys() - {"class", "count", "color", "position"}
+    if surplus:
+        raise UserError(f"{place} has {', '.join(sorted(surplus))}, for which there is no rule; remove it")
+    return Wanted(clause["class"], count, color, _position(position, at, place))
+
+
+def _position(given: Any, at: int, place: str) -> tuple[str, int] | None:
+    if given is None:
+        return None
+    sound = isinstance(given, list) and len(given) == 2 and given[0] in POSITIONS
+    if not sound or isinstance(given[1], bool) or not isinstance(given[1], int) or not 0 <= given[1] < at:
+        raise UserError(
+            f"{place} has position {given!r}; write one of {', '.join(POSITIONS)} and the number of an earlier clause"
+        )
+    return given[0], given[1]

@@ -1,0 +1,125 @@
+"""`unifl evaluate` on suites, by scorers and by a detector."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from unifl.metrics import read_result
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "feedback"))
+
+
+@pytest.fixture
+def suite(workspace):
+    rows = ["a red circle\tShapes\tBasic", "a blue square\tShapes\tBasic", "a dog\tAnimals\tBasic"]
+    (workspace / "parti.tsv").write_text("Prompt\tCategory\tChallenge\n" + "\n".join(rows) + "\n")
+    return "parti.tsv"
+
+
+def test_a_suite_is_scored_by_category_and_three_models_are_ranked(workspace, unifl, suite):
+    result = unifl(
+        "evaluate", "a=tiny@1", "b=tiny@2", "c=tiny@3", "--prompts", suite, "--score", "sharpness", "--score",
+        "colour=colourfulness", "--seeds", "2", "--out", "out",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    found = read_result(workspace / "out/result.json")
+    metrics = found.models["a@1"].metrics
+    assert set(metrics) >= {"sharpness", "colour", "sharpness/Shapes", "sharpness/Animals"}
+    assert "overall" not in metrics and "diversity" not in metrics
+    assert metrics["sharpness"].n == 3 and metrics["sharpness/Shapes"].n == 2
+    mean = (metrics["sharpness/Shapes"].value + metrics["sharpness/Animals"].value) / 2
+    assert metrics["sharpness/mean of groups"].value == pytest.approx(mean)
+    assert [(row.a, row.metric) for row in found.comparisons] == [("b@2", "sharpness"), ("c@3", "sharpness")]
+    assert {row.model for row in found.ranks} <= {"a@1", "b@2", "c@3"}
+    assert (
+        len(found.ranks) == 3 or "no ranks: " in result.output
+    )  # a model that won everything has no strength
+    assert unifl("report", "out").exit_code == 0
+    page = (workspace / "out/report.html").read_text()
+    assert "sharpness, Animals" in page
+
+
+def test_an_evaluation_goes_on_with_the_batches_that_it_has(workspace, unifl, suite, monkeypatch):
+    from unifl.assembly import evaluate
+
+    settings = ("--score", "sharpness", "--seeds", "2", "--batch-size", "1", "--out")
+    arguments = ("evaluate", "tiny@1", "--prompts", suite, *settings)
+    assert unifl(*arguments, "whole").exit_code == 0
+    drawn, real = [], evaluate._draw
+
+    def stops(candidate, prompts, *, seed, indices):
+        if len(drawn) == 4:
+            raise KeyboardInterrupt
+        drawn.append((seed, *indices))
+        return real(candidate, prompts, seed=seed, indices=indices)
+
+    monkeypatch.setattr(evaluate, "_draw", stops)
+    stopped = unifl(*arguments, "out")
+    assert stopped.exit_code == 130 and "--reuse goes on where it was" in " ".join(stopped.output.split())
+    again = []
+
+    def goes_on(candidate, prompts, *, seed, indices):
+        again.append((seed, *indices))
+        return real(candidate, prompts, seed=seed, indices=indices)
+
+    monkeypatch.setattr(evaluate, "_draw", goes_on)
+    assert unifl(*arguments, "out", "--reuse").exit_code == 0
+    assert len(drawn) == 4 and not set(drawn) & set(again) and len(again) == 2
+    results = [read_result(workspace / name / "result.json") for name in ("whole", "out")]
+    assert results[0] == results[1]
+    pictures = [sorted((workspace / name / "samples").rglob("*.png")) for name in ("whole", "out")]
+    assert [p.read_bytes() for p in pictures[0]] == [p.read_bytes() for p in pictures[1]]
+    assert not list((workspace / "out").glob("parts/*"))
+    again.clear()
+    assert unifl(*arguments, "out", "--reuse").exit_code == 0 and again == []
+
+
+def test_geneval_by_a_tiny_detector(workspace, unifl):
+    from test_detectors import yolos
+
+    (workspace / "detector").mkdir()
+    yolos(workspace / "detector")
+    rows = [
+        {"tag": "single_object", "include": [{"class": "circle", "count": 1}], "prompt": "a circle"},
+        {
+            "tag": "colors",
+            "include": [{"class": "square", "count": 1, "color": "red"}],
+            "prompt": "a red square",
+        },
+    ]
+    (workspace / "evaluation_metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    arguments = ["evaluate", "tiny@1", "--prompts", "evaluation_metadata.jsonl", "--detector", "detector"]
+    result = unifl(
+        *arguments, "--color-model", "world:palette", "--seeds", "2", "--threshold", "0.05", "--out", "out"
+    )
+    assert result.exit_code == 0, result.output
+    metrics = read_result(workspace / "out/result.json").models["tiny@1"].metrics
+    assert set(metrics) == {"geneval", "geneval/single_object", "geneval/colors", "geneval/mean of groups"}
+    assert all(0 <= one.low <= one.value <= one.high <= 1 for one in metrics.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--prompts", "parti.tsv", "--detector", "nothing/here/at/all"),
+            "there is no checkpoint at nothing/here",
+        ),
+        (
+            ("--prompts", "parti.tsv", "--suite", "drawbench", "--score", "sharpness"),
+            "names no column 'Prompts'",
+        ),
+        (("--prompts", "parti.tsv", "--suite", "parti", "--score", "sharpness"), "no suite format 'parti'"),
+        (("--prompts", "parti.tsv", "--score", "overall=sharpness"), "cannot be called 'overall'"),
+        (("--prompts", "parti.tsv", "--score", "shapness"), "no reward 'shapness'"),
+        (("--features", "dinov2"), "--features goes with --score or --detector"),
+        (("--score", "sharpness", "--weights", "x=y"), "gives no scorer of sharpness a path"),
+    ],
+)
+def test_wrong_use_is_one_line(workspace, unifl, suite, arguments, message):
+    result = unifl("evaluate", "tiny@1", *arguments)
+    assert result.exit_code == 2 and message in " ".join(result.output.split()), result.output
