@@ -157,7 +157,7 @@ def test_what_is_left_lying_goes_to_somebody_else(make, monkeypatch):
     lying = arena.next(ann)
     assert judge_all(arena, bob, better) == 2
     later = time.time() + 3600
-    monkeypatch.setattr("unifl.web.arena.database.time.time", lambda: later)
+    monkeypatch.setattr("unifl.web.arena.giving.time.time", lambda: later)
     assert judge_all(arena, bob, better) == 1
     # and the first one's vote is not refused when it comes after all
     assert arena.vote(ann, lying.id, {"overall": "same"})

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from unifl.cli.arena import arena
 from unifl.cli.audit import audit
 from unifl.cli.bench import bench
 from unifl.cli.console import Commands
@@ -74,6 +75,7 @@ app.command()(scorers)
 app.add_typer(prompts, name="prompts")
 app.add_typer(preferences, name="preferences")
 app.add_typer(reward, name="reward")
+app.add_typer(arena, name="arena")
 app.add_typer(world, name="world")
 app.command()(proxy)
 app.command()(demo)

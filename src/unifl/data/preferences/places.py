@@ -150,7 +150,7 @@ class Places:
         Raises:
             UserError: It cannot be read; with its name.
         """
-        source, name = self._read(number), self.name(number)
+        source, name = self.content(number), self.name(number)
         if isinstance(source, Image.Image):
             try:
                 return source.convert("RGB")
@@ -164,7 +164,7 @@ class Places:
         Raises:
             UserError: It cannot be read.
         """
-        source = self._read(number)
+        source = self.content(number)
         if isinstance(source, Image.Image):
             return source.height, source.width
         return picture_size(source, name=self.name(number))
@@ -175,7 +175,7 @@ class Places:
         Raises:
             UserError: It is missing, no picture, or damaged.
         """
-        source = self._read(number)
+        source = self.content(number)
         if isinstance(source, Image.Image):
             return source.height, source.width
         return check_picture(source, name=self.name(number))
@@ -199,7 +199,8 @@ class Places:
     def _of(self, number: int) -> PictureSource:
         return self.sources[int(self.source[number])]
 
-    def _read(self, number: int) -> Path | bytes | Image.Image:
+    def content(self, number: int) -> Path | bytes | Image.Image:
+        """The file of a picture, its bytes, or a decoded one: whatever is there."""
         return self._of(number).read(int(self.column[number]), int(self.row[number]))
 
 

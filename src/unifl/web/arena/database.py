@@ -21,15 +21,13 @@ from filelock import FileLock, Timeout
 
 from unifl.errors import UserError
 from unifl.web.arena.file import FORMAT, TABLES, connected, read_settings
+from unifl.web.arena.giving import HAD, JUDGED, give, give_back
 from unifl.web.arena.pairs import Candidate, PairPlan
 from unifl.web.arena.settings import ArenaSettings
 
 DATABASE = "arena.sqlite"
 ANSWERS: Mapping[str, float] = {"left": 1.0, "same": 0.5, "right": 0.0}
 """What an annotator can say of an axis, and what it is worth for the picture on the left."""
-
-_HAD = "SELECT pair FROM shown WHERE annotator = ? AND state != 'returned'"
-_STALE = 1800.0  # seconds after which a pair that was shown and not judged goes to somebody else
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +64,13 @@ class Arena:
 
     Args:
         folder: With `arena.sqlite`, see `create`.
+        look_only: Only read, which is allowed while a server has it open.
 
     Raises:
         UserError: No arena there, one of another version, a damaged file, or one that another process has open.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, look_only: bool = False) -> None:
         self.folder = Path(folder)
         path = self.folder / DATABASE
         if not path.is_file():
@@ -80,7 +79,8 @@ class Arena:
             )
         self._lock = FileLock(self.folder / ".arena.lock")
         try:
-            self._lock.acquire(timeout=0)
+            if not look_only:
+                self._lock.acquire(timeout=0)
         except Timeout:
             raise UserError(
                 f"another process has the arena in {self.folder} open; stop it first: two servers on one "
@@ -89,6 +89,8 @@ class Arena:
         try:
             self._connection = connected(path)
             self.settings = read_settings(self._connection, path)
+            if look_only:
+                self._connection.execute("PRAGMA query_only = ON")
         except BaseException:
             self._lock.release()
             raise
@@ -169,13 +171,67 @@ class Arena:
             raise UserError(f"there is an annotator {name.strip()!r} already; choose another name") from None
         return token
 
+    def renew(self, name: str) -> str:
+        """Another token for somebody, whose link so far opens nothing any more.
+
+        Raises:
+            UserError: Nobody of that name.
+        """
+        token = secrets.token_urlsafe(24)
+        with self._writing() as connection:
+            changed = connection.execute(
+                "UPDATE annotators SET token = ? WHERE name = ?", (_hashed(token), name)
+            ).rowcount
+        if not changed:
+            raise UserError(f"there is no annotator {name!r}; add them first")
+        return token
+
     def annotator(self, token: str) -> Annotator | None:
         """Whose link a token is; None for nobody's."""
-        with self._turn:
-            row = self._connection.execute(
-                "SELECT id, name FROM annotators WHERE token = ?", (_hashed(token),)
-            ).fetchone()
-        return None if row is None else Annotator(*row)
+        found = self.rows("SELECT id, name FROM annotators WHERE token = ?", (_hashed(token),))
+        return Annotator(*found[0]) if found else None
+
+    def new_admin(self) -> str:
+        """The token of the admin page; one that was there before opens nothing any more."""
+        token = secrets.token_urlsafe(24)
+        with self._writing() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO about VALUES ('admin', ?)", (json.dumps(_hashed(token)),)
+            )
+        return token
+
+    def is_admin(self, token: str | None = None) -> bool:
+        """Whether a token is that of the admin page; without one, whether there is any."""
+        found = self.rows("SELECT value FROM about WHERE key = 'admin'")
+        if token is None or not found:
+            return bool(found) and token is None
+        return secrets.compare_digest(json.loads(found[0][0]), _hashed(token))
+
+    def take_votes(self, votes: Sequence[tuple[str, int, Mapping[str, float]]]) -> None:
+        """Record judgements that were made elsewhere; who made them is added where need be, without a link.
+
+        Args:
+            votes: Who, the number of the pair, and what each axis says of its first picture: 1, 0.5 or 0. Nobody
+                judges a pair twice.
+        """
+        with self._writing() as connection:
+            now = time.time()
+            for name in dict.fromkeys(name for name, _, _ in votes):
+                connection.execute(
+                    "INSERT OR IGNORE INTO annotators (name, token, made) VALUES (?, ?, ?)",
+                    (name, _hashed(secrets.token_urlsafe(24)), now),
+                )
+            for name, pair, answers in votes:
+                connection.execute("UPDATE pairs SET given = given + 1 WHERE id = ?", (pair,))
+                (shown,) = connection.execute(
+                    "INSERT INTO shown (annotator, pair, swapped, at, state) "
+                    "SELECT id, ?, 0, ?, 'judged' FROM annotators WHERE name = ? RETURNING id",
+                    (pair, now, name),
+                ).fetchone()
+                connection.execute(
+                    "INSERT INTO votes (shown, answers, at, milliseconds) VALUES (?, ?, ?, 0)",
+                    (shown, json.dumps(dict(answers)), now),
+                )
 
     # --- judging ----------------------------------------------------------------------------------------------
 
@@ -186,7 +242,7 @@ class Arena:
                 "SELECT id FROM shown WHERE annotator = ? AND state = 'open' ORDER BY id LIMIT 1",
                 (annotator.id,),
             ).fetchone()
-            number = row[0] if row is not None else self._give(connection, annotator)
+            number = row[0] if row is not None else give(connection, self.settings, annotator.id)
             return None if number is None else self._shown(connection, annotator, number)
 
     def vote(
@@ -252,16 +308,28 @@ class Arena:
                 return None
             vote, shown = row
             # what was given out after it goes back, so that it comes again later
-            self._return(connection, "annotator = ? AND state = 'open'", (annotator.id,))
+            give_back(connection, "annotator = ? AND state = 'open'", (annotator.id,))
             connection.execute("UPDATE votes SET withdrawn = 1 WHERE id = ?", (vote,))
             connection.execute("UPDATE shown SET state = 'open', at = ? WHERE id = ?", (time.time(), shown))
             return self._shown(connection, annotator, shown)
 
     def picture(self, number: int) -> Path | None:
         """The file of a picture; None for a number that is not there."""
-        with self._turn:
-            row = self._connection.execute("SELECT file FROM pictures WHERE id = ?", (number,)).fetchone()
-        return None if row is None else self.folder / row[0]
+        found = self.rows("SELECT file FROM pictures WHERE id = ?", (number,))
+        return self.folder / found[0][0] if found else None
+
+    def judged(self, annotator: Annotator) -> int:
+        """How many pairs somebody has judged."""
+        return int(self.rows(JUDGED, (annotator.id,))[0][0])
+
+    def side(self, annotator: Annotator, shown: int, right: bool) -> Path | None:
+        """The file of one side of what was shown to somebody; None for what was not."""
+        found = self.rows(
+            "SELECT CASE WHEN swapped = ? THEN first ELSE second END FROM shown JOIN pairs ON pairs.id = pair "
+            "WHERE shown.id = ? AND annotator = ?",
+            (right, shown, annotator.id),
+        )
+        return self.picture(found[0][0]) if found else None
 
     def rows(self, query: str, values: Sequence[object] = ()) -> list[tuple]:
         """Answers of a query that changes nothing."""
@@ -276,51 +344,11 @@ class Arena:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # SQLite rolls back by itself on some full disks
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
-
-    def _give(self, connection: sqlite3.Connection, annotator: Annotator) -> int | None:
-        """A new pair for somebody: a known one when it is time, else the one that fewest have."""
-        done = self._done(connection, annotator)
-        pair = None
-        if self.settings.gold_every and (done + 1) % self.settings.gold_every == 0:
-            pair = self._fresh(connection, annotator, "gold IS NOT NULL", ())
-        if pair is None:
-            pair = self._unjudged(connection, annotator)
-        if pair is None:  # what others left lying
-            stale = time.time() - _STALE
-            self._return(connection, "state = 'open' AND at < ? AND annotator != ?", (stale, annotator.id))
-            pair = self._unjudged(connection, annotator)
-        if pair is None:
-            return None
-        connection.execute("UPDATE pairs SET given = given + 1 WHERE id = ?", (pair,))
-        found = connection.execute(
-            "INSERT INTO shown (annotator, pair, swapped, at, state) VALUES (?, ?, ?, ?, 'open') "
-            "ON CONFLICT (annotator, pair) DO UPDATE SET state = 'open', at = excluded.at RETURNING id",
-            (annotator.id, pair, self._swapped(annotator, pair), time.time()),
-        ).fetchone()
-        return int(found[0])
-
-    def _unjudged(self, connection: sqlite3.Connection, annotator: Annotator) -> int | None:
-        return self._fresh(connection, annotator, "gold IS NULL AND given < ?", (self.settings.overlap,))
-
-    def _fresh(
-        self, connection: sqlite3.Connection, annotator: Annotator, which: str, values: tuple[object, ...]
-    ) -> int | None:
-        row = connection.execute(
-            f"SELECT id FROM pairs WHERE {which} AND id NOT IN ({_HAD}) ORDER BY given, id LIMIT 1",
-            (*values, annotator.id),
-        ).fetchone()
-        return None if row is None else int(row[0])
-
-    def _return(self, connection: sqlite3.Connection, which: str, values: tuple[object, ...]) -> None:
-        """Let pairs that were shown and not judged be given again, to anybody."""
-        connection.execute(
-            f"UPDATE pairs SET given = given - 1 WHERE id IN (SELECT pair FROM shown WHERE {which})", values
-        )
-        connection.execute(f"UPDATE shown SET state = 'returned' WHERE {which}", values)
 
     def _shown(self, connection: sqlite3.Connection, annotator: Annotator, number: int) -> Shown:
         first, second, swapped, prompt = connection.execute(
@@ -330,22 +358,11 @@ class Arena:
         ).fetchone()
         left, right = (second, first) if swapped else (first, second)
         (rest,) = connection.execute(
-            f"SELECT COUNT(*) FROM pairs WHERE gold IS NULL AND given < ? AND id NOT IN ({_HAD})",
+            f"SELECT COUNT(*) FROM pairs WHERE gold IS NULL AND given < ? AND id NOT IN ({HAD})",
             (self.settings.overlap, annotator.id),
         ).fetchone()
-        done = self._done(connection, annotator)
+        (done,) = connection.execute(JUDGED, (annotator.id,)).fetchone()
         return Shown(id=number, prompt=prompt, left=left, right=right, done=done, left_over=rest + 1)
-
-    def _done(self, connection: sqlite3.Connection, annotator: Annotator) -> int:
-        (done,) = connection.execute(
-            "SELECT COUNT(*) FROM shown WHERE annotator = ? AND state = 'judged'", (annotator.id,)
-        ).fetchone()
-        return int(done)
-
-    def _swapped(self, annotator: Annotator, pair: int) -> bool:
-        """Whether the second picture is on the left: as good as a coin, and the same after a restart."""
-        told = f"{self.settings.seed} {annotator.id} {pair}".encode()
-        return bool(hashlib.blake2b(told, digest_size=1).digest()[0] & 1)
 
 
 def _of_first(value: float, swapped: int) -> float:

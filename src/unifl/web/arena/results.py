@@ -84,9 +84,7 @@ def read_results(arena: Arena, axis: str | None = None) -> ArenaResults:
     Raises:
         UserError: An axis that is not asked for.
     """
-    axis = arena.settings.axes[0] if axis is None else axis
-    if axis not in arena.settings.axes:
-        raise UserError(f"this arena asks for {', '.join(arena.settings.axes)}, not for {axis!r}")
+    axis = _known_axis(arena, axis)
     every = list(read_votes(arena))
     votes = [vote for vote in every if vote.gold is None]
     ranking, unranked = _ranking(votes, axis)
@@ -111,17 +109,26 @@ def export_votes(arena: Arena, path: str | Path, *, axis: str | None = None) -> 
     Raises:
         UserError: An axis that is not asked for.
     """
-    axis = arena.settings.axes[0] if axis is None else axis
-    if axis not in arena.settings.axes:
-        raise UserError(f"this arena asks for {', '.join(arena.settings.axes)}, not for {axis!r}")
     path = Path(path)
-    lines = [
-        json.dumps(_row(vote, arena.folder, path.parent, axis), ensure_ascii=False) + "\n"
-        for vote in read_votes(arena)
-        if vote.gold is None
-    ]
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in vote_rows(arena, path.parent, axis)]
     write_atomically(path, "".join(lines).encode(errors="surrogatepass"))
     return len(lines)
+
+
+def vote_rows(arena: Arena, folder: Path, axis: str | None = None) -> list[dict[str, Any]]:
+    """What `export_votes` writes into a file of a folder.
+
+    Raises:
+        UserError: An axis that is not asked for.
+    """
+    axis = _known_axis(arena, axis)
+    return [_row(vote, arena.folder, folder, axis) for vote in read_votes(arena) if vote.gold is None]
+
+
+def _known_axis(arena: Arena, axis: str | None) -> str:
+    if axis is not None and axis not in arena.settings.axes:
+        raise UserError(f"this arena asks for {', '.join(arena.settings.axes)}, not for {axis!r}")
+    return arena.settings.axes[0] if axis is None else axis
 
 
 def _row(vote: Vote, arena: Path, folder: Path, axis: str) -> dict[str, Any]:

@@ -1,0 +1,104 @@
+"""Pictures for an arena that models draw when it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from unifl.assembly import world_names
+from unifl.assembly.generate import generate_pictures
+from unifl.assembly.open_model import Opened, open_model
+from unifl.data import load_prompts
+from unifl.errors import UserError
+
+DEMO_PROMPTS, _DEMO_SEED = 12, 97
+_DEMO = {"20 steps": (20, None), "4 steps": (4, None), "20 steps, unguided": (20, 1.0)}
+"""Ways to sample the packaged model that people can tell apart: evaluations per picture, and guidance."""
+
+
+def draw_models(
+    models: Sequence[str],
+    prompts: Path | None,
+    folder: Path,
+    *,
+    count: int,
+    seed: int,
+    num_steps: int | None,
+    progress: Callable[[str, int, int], None],
+) -> list[str]:
+    """Draw the pictures of several models.
+
+    Args:
+        models: Each as MODEL or NAME=MODEL, see `open_model`.
+        prompts: A file of prompts.
+        folder: Gets a folder for each.
+        count: Pictures of each prompt.
+        seed: The first.
+        num_steps: See `open_model`.
+        progress: Called with (name, pictures done, pictures).
+
+    Returns:
+        NAME=FOLDER for each.
+
+    Raises:
+        UserError: No prompts, or a model that cannot be opened.
+    """
+    if prompts is None:
+        raise UserError("models need prompts to draw; name a .txt, .jsonl or .tsv file by --prompts")
+    texts, found = load_prompts(prompts), []
+    for number, text in enumerate(models):
+        name, equals, path = text.partition("=")
+        opened = open_model(path if equals else text, num_steps=num_steps)
+        label = name if equals else opened.name
+        place = draw_for_arena(
+            opened, texts, folder / f"{number}", count=count, seed=seed, progress=partial(progress, label)
+        )
+        found.append(f"{label}={place}")
+    return found
+
+
+def draw_for_arena(
+    model: Opened,
+    prompts: Sequence[str],
+    folder: Path,
+    *,
+    count: int = 1,
+    seed: int = 0,
+    batch_size: int = 16,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Draw a model's pictures, unless they are there; returns their folder.
+
+    Args:
+        model: See `open_model`.
+        prompts: Texts.
+        folder: Gets pictures and, last, metadata.jsonl.
+        count: Pictures of each prompt.
+        seed: The first; models that share seeds are compared on the same noise.
+        batch_size: Pictures at once.
+        progress: Called with (pictures done, pictures).
+    """
+    if not (folder / "metadata.jsonl").is_file():
+        generate_pictures(
+            model, prompts, folder, seed=seed, count=count, batch_size=batch_size, progress=progress
+        )
+    return folder
+
+
+def draw_demo(folder: Path, *, progress: Callable[[str, int, int], None] | None = None) -> dict[str, Path]:
+    """Pictures of the embedded world, sampled in three ways: a folder by name. Some seconds.
+
+    Args:
+        folder: Gets a folder for each.
+        progress: Called with (name, pictures done, pictures).
+    """
+    from unifl.world.scenes import sample_prompts
+
+    prompts = sample_prompts(DEMO_PROMPTS, seed=_DEMO_SEED, held_out=False)
+    found = {}
+    for number, (name, (steps, guidance)) in enumerate(_DEMO.items()):
+        opened = open_model(f"{world_names.PREFIX}pipeline", num_steps=steps, guidance=guidance)
+        shown = None if progress is None else partial(progress, name)
+        found[name] = draw_for_arena(opened, prompts, folder / f"{number}", progress=shown)
+    return found

@@ -1,0 +1,302 @@
+"""`unifl arena`."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from unifl.cli.arena_serving import open_and_serve, require_web, say
+from unifl.cli.console import interrupted, out, progress_line, quiet_libraries, this_command
+from unifl.errors import UserError
+
+if TYPE_CHECKING:
+    from unifl.web.arena import Arena
+
+arena = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="People: a web page on which they compare pictures two at a time.",
+)
+
+Folder = Annotated[Path, typer.Argument(help="Folder of the arena.")]
+Annotators = Annotated[
+    list[str] | None,
+    typer.Option("--annotator", help="Name of somebody who judges; may be repeated.", metavar="NAME"),
+]
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")]
+Port = Annotated[int, typer.Option(help="0 takes one that is free.", min=0, max=65535)]
+Question = Annotated[str, typer.Option(help="Stands above the pictures.")]
+Axes = Annotated[
+    list[str] | None,
+    typer.Option("--axis", help="Ask about this, one key each; may be repeated.", metavar="NAME"),
+]
+Overlap = Annotated[int, typer.Option(help="Annotators of each pair.")]
+Seed = Annotated[int, typer.Option(help="Of the order, the sides, and noise where pictures are drawn.")]
+
+
+@arena.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Folder of the arena.")] = Path("runs/arena"),
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+) -> None:
+    """Draw pictures with the packaged model, and start the arena on them.
+
+    Three ways of sampling it, twelve prompts, half a minute. The same
+    command opens it again.
+
+    For example:
+
+        unifl arena demo
+        unifl arena demo runs/try --port 8001
+    """
+    from unifl.web.arena.database import DATABASE
+
+    require_web()
+    if not (folder / DATABASE).is_file():
+        quiet_libraries()
+        from unifl.assembly.arena import draw_demo
+        from unifl.web.arena import ArenaSettings
+        from unifl.web.arena.make import make_arena, named_folders
+
+        try:
+            folders = draw_demo(folder / "drawn", progress=progress_line)
+        except KeyboardInterrupt as stop:
+            raise interrupted(f"the same command goes on: {this_command()}") from stop
+        named = [f"{name}={path}" for name, path in folders.items()]
+        make_arena(folder, named_folders(named), ArenaSettings())
+    open_and_serve(folder, None, host, port)
+
+
+@arena.command()
+def make(
+    folder: Folder,
+    pictures: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Pictures with metadata.jsonl, as FOLDER or NAME=FOLDER; may be repeated.", metavar="FOLDER"
+        ),
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            help="A model or run that draws, as MODEL or NAME=MODEL; may be repeated.",
+            metavar="MODEL",
+        ),
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A .txt, .jsonl or .tsv file, for --model.")] = None,
+    count: Annotated[int, typer.Option("--count", "-n", help="For --model: pictures per prompt.", min=1)] = 1,
+    steps: Annotated[int | None, typer.Option(help="For --model: evaluations per picture.")] = None,
+    between: Annotated[
+        Literal["models", "samples"],
+        typer.Option(help="Compare models on one prompt and seed, or any two pictures of a prompt."),
+    ] = "models",
+    limit: Annotated[int | None, typer.Option(help="At most so many pairs.", min=1)] = None,
+    question: Question = "Which picture is better?",
+    axes: Axes = None,
+    overlap: Overlap = 1,
+    gold: Annotated[
+        str | None,
+        typer.Option(help="Preference data whose answers are known: who answers them right, looks."),
+    ] = None,
+    gold_every: Annotated[int, typer.Option(help="With --gold: every so many pairs is such a one.")] = 10,
+    seed: Seed = 0,
+) -> None:
+    """Make an arena from pictures that are there, or that models draw now.
+
+    Annotators see no names: not of models, and not of files. Pictures are
+    checked and copied into the arena's folder.
+
+    For example:
+
+        unifl arena make runs/arena --pictures before --pictures after --overlap 2
+        unifl arena make runs/arena --model base=world:pipeline --model runs/refl --prompts prompts.txt
+        unifl arena make runs/axes --pictures samples --between samples --axis quality --axis "follows the text"
+        unifl arena make runs/arena --pictures a --pictures b --gold checks.jsonl --gold-every 8
+    """
+    from unifl.web.arena import ArenaSettings
+    from unifl.web.arena.make import make_arena, named_folders, require_none
+
+    require_none(folder)
+    settings = ArenaSettings(
+        question=question,
+        axes=tuple(axes or ("overall",)),
+        overlap=overlap,
+        gold_every=gold_every if gold is not None else 0,
+        seed=seed,
+    )
+    if not pictures and not models:
+        raise UserError("there are no pictures; name folders by --pictures, or models by --model")
+    drawn: list[str] = []
+    if models:
+        quiet_libraries()
+        from unifl.assembly.arena import draw_models
+
+        drawn = draw_models(
+            models, prompts, folder / "drawn", count=count, seed=seed, num_steps=steps, progress=progress_line
+        )
+    found = named_folders([*(pictures or ()), *drawn])
+    pairs, known = make_arena(
+        folder,
+        found,
+        settings,
+        between=between,
+        limit=limit,
+        gold=gold,
+        progress=partial(progress_line, "pictures"),
+    )
+    told = f" and {known} whose answer is known" if known else ""
+    say(f"{pairs} pairs of {len(found)} pictures{told}; each pair goes to {overlap}: {folder}")
+
+
+@arena.command("import")
+def import_(
+    folder: Folder,
+    data: Annotated[str, typer.Argument(help="Preference data, as `unifl preferences` reads them.")],
+    overlap: Annotated[int, typer.Option(help="Annotators of each pair, those in the data included.")] = 1,
+    question: Question = "Which picture is better?",
+) -> None:
+    """Make an arena of pairs that were judged elsewhere, with their votes.
+
+    The results are there at once. With an overlap above what the data have,
+    people judge the pairs again, and the agreement tells how sure the
+    labels are.
+
+    For example:
+
+        unifl arena import runs/again votes.jsonl --overlap 2
+        unifl arena import runs/checked pickapic_sample.parquet
+    """
+    from unifl.web.arena.make import import_arena, require_none
+
+    require_none(folder)
+    votes, pairs = import_arena(folder, data, overlap=overlap, question=question)
+    say(f"{votes} votes on {pairs} pairs: {folder}")
+
+
+@arena.command()
+def results(
+    folder: Folder,
+    axis: Annotated[str | None, typer.Option(help="Which axis; all of them by default.")] = None,
+) -> None:
+    """Say who wins, how sure that is, and how far annotators agree.
+
+    While the arena is open, too.
+
+    For example:
+
+        unifl arena results runs/arena
+    """
+    from unifl.web.arena import Arena
+
+    opened = Arena(folder, look_only=True)
+    for one in opened.settings.axes if axis is None else (axis,):
+        _show(opened, one)
+    opened.close()
+
+
+@arena.command()
+def export(
+    folder: Folder,
+    output: Annotated[Path, typer.Argument(help="The .jsonl file to write.", metavar="OUT")],
+    axis: Annotated[str | None, typer.Option(help="Which axis; the first by default.")] = None,
+) -> None:
+    """Write the votes as preference data, in the columns of Pick-a-Pic.
+
+    Known pairs are left out. Preference and reward training read the file
+    as it is, and so does `unifl preferences report`. While the arena is
+    open, too.
+
+    For example:
+
+        unifl arena export runs/arena votes.jsonl
+    """
+    from unifl.disk import require_writable
+    from unifl.web.arena import Arena
+    from unifl.web.arena.results import export_votes
+
+    require_writable(output)
+    opened = Arena(folder, look_only=True)
+    number = export_votes(opened, output, axis=axis)
+    opened.close()
+    say(f"{number} votes in {output}")
+
+
+@arena.command()
+def serve(
+    folder: Folder,
+    annotators: Annotators = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    url: Annotated[
+        str | None, typer.Option(help="What links begin with, where a proxy stands before the arena.")
+    ] = None,
+    root_path: Annotated[str, typer.Option(help="Path below which the proxy shows it, as /arena.")] = "",
+    proxy: Annotated[
+        str | None,
+        typer.Option(help="Address of the proxy, whose X-Forwarded headers are then believed."),
+    ] = None,
+    new_admin_link: Annotated[
+        bool, typer.Option("--new-admin-link", help="Make another link of the admin page.")
+    ] = False,
+) -> None:
+    """Let people judge.
+
+    Prints the link of the admin page and those of annotators who are new.
+    Each is shown once: the arena keeps no more than what is needed to
+    recognise it. On the admin page annotators are added, and get another
+    link where theirs is lost.
+
+    For example:
+
+        unifl arena serve runs/arena --annotator ann --annotator bob
+        unifl arena serve runs/arena --host 0.0.0.0
+        unifl arena serve runs/arena --proxy 127.0.0.1 --root-path /arena --url https://example.org/arena
+    """
+    require_web()
+    open_and_serve(
+        folder,
+        annotators,
+        host,
+        port,
+        url=url,
+        root_path=root_path,
+        proxy=proxy,
+        new_admin_link=new_admin_link,
+    )
+
+
+def _show(opened: Arena, axis: str) -> None:
+    from rich.table import Table
+
+    from unifl.web.arena.overview import overview, people
+
+    found = overview(opened, axis)
+    say(f"{found['results'].votes} of {found['wanted']} votes on {axis}")
+    agreement = found["results"].agreement
+    say(
+        "agreement: no pair has two votes"
+        if agreement is None
+        else f"agreement: {agreement:.3f} (Krippendorff's alpha)"
+    )
+    if found["ranks"]:
+        table = Table("model", "Elo", "95 % interval")
+        for bar in found["ranks"]:
+            table.add_row(*bar.label, bar.text, bar.note)
+        out.print(table)
+    else:
+        say(f"no ranks: {found['results'].unranked}")
+    table = Table("model", "against", "wins", "95 % interval")
+    for bar in found["wins"]:
+        table.add_row(*bar.label, bar.text, bar.note)
+    out.print(table)
+    table = Table("annotator", "judged", "known pairs right")
+    for one in people(opened, axis):
+        table.add_row(
+            one.name, f"{one.judged}", "" if one.right is None else f"{one.right:.0%} of {one.known}"
+        )
+    out.print(table)
