@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from unifl.errors import UserError
 from unifl.evaluation.overoptimisation import OVER_OPTIMISED, SOUND
+from unifl.metrics.result import read_result
 from unifl.reproduce import audit_trainings as runs
 from unifl.reproduce import measure as measuring
 from unifl.reproduce.audit_claims import PAPER, fires, keeps
@@ -20,6 +22,7 @@ from unifl.reproduce.parts import Look, Piece, Scores, Training, by_name
 from unifl.reproduce.unifl_trainings import trainings as unifl_trainings
 from unifl.world.assets import load_judge
 
+DOCS = Path(__file__).parents[2] / "docs"
 PROMPTS = 50
 ALL = (*runs.HACKED, *runs.SOUND)
 
@@ -61,6 +64,7 @@ def test_right_verdicts_and_good_checkpoints_hold(tmp_path):
     table = _made_up(tmp_path)
     verdicts, checkpoints = fires(table, tmp_path), keeps(table, tmp_path)
     assert verdicts.claim.holds and verdicts.claim.measured == 1.0 and verdicts.claim.n == len(ALL)
+    assert verdicts.claim.low == pytest.approx(0.025 ** (1 / len(ALL)))  # eight of eight prove no more
     assert checkpoints.claim.holds and checkpoints.claim.measured == pytest.approx(0.02 * 0.75)
     page = write_page(tmp_path / "audit.md", PAPER.title, [verdicts, checkpoints], table.pieces).read_text()
     assert "1 training seed;" in page and "intervals over prompts. All" in page and "Three seeds" not in page
@@ -156,6 +160,23 @@ def test_older_pieces_do_not_grow_old():
     assert "audited" not in json.loads(training.origin(0, prompts=1, settings=""))
     audited = Training(name="a", audited=True)
     assert json.loads(audited.origin(0, prompts=1, settings=""))["audited"] is True
+
+
+def test_the_committed_results_are_those_of_the_committed_scores():
+    """And the page about the audit says what they say."""
+    results = DOCS / "results" / "audit"
+    pieces = {(name, 0): Piece.load(results / "pieces" / f"{name}-seed0.npz") for name in ALL}
+    findings = [decide(Table(pieces), results / "prepared") for decide in (fires, keeps)]
+    claims = read_result(DOCS / "results" / "audit.json").claims
+    assert [(claim.id, claim.holds) for claim in claims] == [(f.claim.id, f.claim.holds) for f in findings]
+    for claim, finding in zip(claims, findings, strict=True):
+        assert claim.measured == pytest.approx(finding.claim.measured)
+    kept = {row.what: row.figure.value for row in findings[1].rows}
+    share = kept["gold: sound-global, kept"] / kept["gold: sound-global, best"]
+    page = " ".join((DOCS / "audit.md").read_text().split())
+    assert f"(`sound-global`) the kept checkpoint has {share:.1%}".replace("%", " %") in page
+    reached = [figure >= 0 for what, figure in kept.items() if "kept " in what and " - 0.98 x " in what][1:]
+    assert (len(reached), sum(reached)) == (8, 7) and "seven of eight" in page
 
 
 @pytest.mark.slow

@@ -77,7 +77,8 @@ def fit_curve(
     counts = bootstrap_counts(values.shape[1], resamples=resamples)
     means = counts @ values.T / values.shape[1]
     furthest = float(d.max())
-    drawn = [_peak(form, *pair, furthest) for pair in means @ np.linalg.pinv(_design(form, d)).T]
+    pairs = (means @ np.linalg.pinv(_design(form, d)).T).tolist()
+    drawn = [_peak(form, first, second, furthest) for first, second in pairs]
     # no interpolation: the mean of a number and infinity is no quantile
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     low, high = (float(x) for x in np.quantile(drawn, tails, method="inverted_cdf"))
@@ -98,6 +99,7 @@ def _fit(form: str, d: np.ndarray, means: np.ndarray) -> tuple[str, tuple[float,
 def _peak(form: str, alpha: float, beta: float, furthest: float) -> float:
     """Where the curve is highest over 0 <= d < furthest; infinity if it is higher still at the end of that."""
     if beta <= 0:  # it bends upwards, so that it is highest at one of the ends
-        return math.inf if alpha * furthest - beta * float(_BENDS[form](np.float64(furthest))) > 0 else 0.0
+        end = alpha * furthest - beta * float(_BENDS[form](np.array([furthest]))[0])
+        return math.inf if end > 0 else 0.0
     turn = alpha / (2 * beta) if form == QUADRATIC else math.exp(min(alpha / beta - 1, 700.0))
     return max(turn, 0.0) if turn < furthest else math.inf

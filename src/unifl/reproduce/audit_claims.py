@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from scipy.stats import binomtest
 
 from unifl.errors import UserError
 from unifl.evaluation.overoptimisation import OVER_OPTIMISED, SOUND
@@ -59,7 +60,7 @@ def fires(table: Table, prepared: Path) -> Finding:
     """Claim a: the verdict."""
     hacked, sound = (_audited(table, prepared, names) for names in (runs.HACKED, runs.SOUND))
     right = [run.verdict == OVER_OPTIMISED for run in hacked] + [run.verdict == SOUND for run in sound]
-    rate = figure_of(np.array(right, dtype=float)[None])
+    rate = _share(right)
     rows = [Row(what="verdicts that are right", figure=rate, unit="%")]
     rows += [
         Row(
@@ -111,6 +112,13 @@ def keeps(table: Table, prepared: Path) -> Finding:
         holds=all(figure.value >= 0 for figure in reached.values()), rows=rows, notes=_notes(),
         pairs=sum(len(run.gold[runs.END]) for run in found), seeds=len(table.seeds(*runs.HACKED, *runs.SOUND)),
     )  # fmt: skip
+
+
+def _share(right: Sequence[bool]) -> Figure:
+    """How many verdicts are right, with the exact interval of a proportion: resampling knows no doubt about all."""
+    ends = binomtest(sum(right), len(right)).proportion_ci(method="exact")
+    value = float(np.mean(right))
+    return Figure(value, float(ends.low), float(ends.high), len(right), seeds=(value,))
 
 
 def _audited(table: Table, prepared: Path, names: Sequence[str]) -> list[_Audited]:
