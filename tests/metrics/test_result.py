@@ -15,6 +15,7 @@ from unifl.metrics.result import (
     Comparison,
     Metric,
     ModelEntry,
+    Rank,
     Result,
     merge_results,
     prompts_sha256,
@@ -160,3 +161,17 @@ def test_updating_a_file_keeps_what_it_held(tmp_path):
 def test_prompt_hash_depends_on_order_and_text():
     assert prompts_sha256(["a", "b"]) != prompts_sha256(["b", "a"])
     assert prompts_sha256(["a", "b"]) == prompts_sha256(iter(["a", "b"]))
+
+
+def test_ranks_are_of_models_that_were_evaluated_together():
+    def ranks(*names, metric="overall"):
+        return [
+            Rank(model=name, judge="gold", metric=metric, strength=0.0, low=-1.0, high=1.0, n=9)
+            for name in names
+        ]
+
+    old = Result(models={"a": entry(), "b": entry()}, ranks=ranks("a", "b") + ranks("a", "b", metric="x"))
+    new = Result(models={"c": entry()}, ranks=ranks("a", "c"))
+    assert merge_results(old, new).ranks == ranks("a", "b", metric="x") + ranks("a", "c")
+    retrained = Result(models={"a": dataclasses.replace(entry(), weights_sha256="cd" * 32)})
+    assert merge_results(old, retrained).ranks == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -65,7 +66,7 @@ def distances(
                 folder,
                 batch_size=batch_size,
                 device=place,
-                progress=lambda done, total, name=str(name): progress_line(name, done, total),
+                progress=partial(progress_line, str(name)),
             )
             for found, name in zip(both, (pictures, reference), strict=True)
         ]

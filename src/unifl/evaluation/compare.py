@@ -53,14 +53,21 @@ def compare_tables(
     paired = paired_comparison(
         a.values[metric], b.values[metric], margin=margin, resamples=resamples, seed=seed
     )
+    return TableComparison(paired, _table_differences(a, b, resamples=resamples, seed=seed))
+
+
+def _table_differences(
+    a: ScoreTable, b: ScoreTable, *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Interval]:
+    """``a - b`` for all metrics that apply to some prompt."""
     changes = {}
-    for name in a.values.keys() & b.values.keys():
-        gap = a.per_prompt(name) - b.per_prompt(name)
+    for name in a.values:
+        gap = a.per_prompt(name) - b.per_prompt(name) if name in b.values else np.full(1, np.nan)
         if np.isfinite(gap).any():
             changes[name] = difference_interval(
                 a.per_prompt(name), b.per_prompt(name), resamples=resamples, seed=seed
             )
-    return TableComparison(paired, {name: changes[name] for name in a.values if name in changes})
+    return changes
 
 
 def differences(a: ModelResult, b: ModelResult) -> dict[str, Interval]:
@@ -70,7 +77,8 @@ def differences(a: ModelResult, b: ModelResult) -> dict[str, Interval]:
         UserError: other prompts, seeds or judges.
     """
     _check_judges(a, b)
-    scores = compare_tables(a.scores, b.scores).differences
+    _check_pairing(a.scores, b.scores)
+    scores = _table_differences(a.scores, b.scores)
     rest = [name for name in a.metrics if name in b.metrics and name not in scores]
     return scores | {name: change_in(name, a, b) for name in rest}
 
