@@ -226,6 +226,7 @@ def _scores(network: nn.Module, pairs: Sequence[Pair | EncodedPair]) -> tuple[Te
     return win, lose
 
 
+@torch.no_grad()
 def measure_pairs(
     network: nn.Module, pairs: Pairs, rows: Sequence[int], batch_size: int
 ) -> tuple[float, float]:
