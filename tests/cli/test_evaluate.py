@@ -102,6 +102,22 @@ def test_geneval_by_a_tiny_detector(workspace, unifl):
     assert all(0 <= one.low <= one.value <= one.high <= 1 for one in metrics.values())
 
 
+def test_the_name_of_a_measurement_tells_what_it_depends_on():
+    from unifl.assembly.readings import ReadingsRequest
+    from unifl.assembly.resolve import named
+    from unifl.evaluation.geneval import Thresholds
+
+    def name(**settings):
+        return ReadingsRequest(**settings).name
+
+    assert name(scorers={"sharpness": named("sharpness")}) == "sharpness"
+    assert name(scorers={"mine": named("sharpness")}) == "mine=scorer:sharpness"
+    weights = {"hpsv2": named("hpsv2", weights="a.pt")}
+    assert name(scorers=weights, features="dinov2") == "hpsv2 (weights a.pt) on dinov2"
+    other = name(detector="d", thresholds=Thresholds(score=0.2))
+    assert other.startswith("geneval(d, ") and other != name(detector="d")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -121,7 +121,7 @@ def test_ctrl_c_says_how_to_go_on(workspace, unifl):
     )
     result = unifl("evaluate", "tiny@2", "--prompts", "prompts.txt", "--judge", "stopping:Stopping")
     assert result.exit_code == 130
-    assert "interrupted; the same command with --reuse keeps the models that are finished" in result.stderr
+    assert "interrupted; the same command with --reuse goes on where it was" in result.stderr
 
 
 def test_a_run_is_reported_with_its_curves(run, unifl):

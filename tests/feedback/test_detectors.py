@@ -184,10 +184,8 @@ def test_one_object_that_is_found_twice_counts_once():
         for label, box in zip(("cat", "cat", "dog", "cat"), boxes, strict=True)
     ]
     assert [found.index(one) for one in _distinct(found)] == [0, 2, 3]
-    assert (
-        overlap((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
-        and overlap((0, 0, 1, 1), (2, 2, 3, 3)) == 0
-    )
+    assert overlap((0.0, 0.0, 2.0, 2.0), (1.0, 0.0, 3.0, 2.0)) == pytest.approx(1 / 3)
+    assert overlap((0.0, 0.0, 1.0, 1.0), (2.0, 2.0, 3.0, 3.0)) == 0
 
 
 def test_other_models_are_refused(tmp_path):

@@ -49,16 +49,13 @@ class ReadingsRequest:
     @property
     def name(self) -> str:
         """For result files: everything that the scores depend on beside the weights."""
-        shown = [
-            f"{label}={part.path}" if label not in part.path else label
-            for label, part in self.scorers.items()
-        ]
+        shown = [_scorer_name(label, part) for label, part in self.scorers.items()]
         if self.detector is not None:
             t = self.thresholds
             shown.append(
                 f"geneval({self.detector}, {self.color_model}, {t.score:g}, {t.counting:g}, {t.position:g})"
             )
-        return " + ".join(shown)
+        return " + ".join(shown) + (f" on {self.features}" if self.features else "")
 
     def open(self, suite: Suite, *, device: torch.device | str) -> Readings:
         """Load all of it.
@@ -86,6 +83,13 @@ class ReadingsRequest:
         assert isinstance(opened, NetworkFeedback) and isinstance(opened.network, ClipScorer)
         opened.network.prefix = ""  # that of CLIPScore; sentences about colours are whole
         return ClipColors(opened.network.to(device))
+
+
+def _scorer_name(label: str, part: Part) -> str:
+    """A label, with what it stands for where it does not say so itself, and where its files are."""
+    name = label if label == part.path.rpartition(":")[2] else f"{label}={part.path}"
+    files = ", ".join(f"{key} {place}" for key, place in part.kwargs.items())
+    return f"{name} ({files})" if files else name
 
 
 def named_features(text: str) -> PictureFeatures:

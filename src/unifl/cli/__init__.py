@@ -12,6 +12,7 @@ from unifl.cli.audit import audit
 from unifl.cli.bench import bench
 from unifl.cli.console import Commands
 from unifl.cli.demo import demo
+from unifl.cli.distances import distances
 from unifl.cli.doctor import doctor
 from unifl.cli.evaluate import CompareCommand, compare, evaluate
 from unifl.cli.generate import generate
@@ -68,6 +69,7 @@ app.command()(plan)
 app.command()(generate)
 app.command()(evaluate)
 app.command(cls=CompareCommand)(compare)
+app.command()(distances)
 app.command()(report)
 app.command()(audit)
 app.command()(score)
