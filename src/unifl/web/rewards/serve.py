@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import socket
 from dataclasses import dataclass, field
 
@@ -68,7 +69,7 @@ class RewardServer(uvicorn.Server):
         self.served = Served(
             name=scorer.name,
             needs=tuple(sorted(scorer.needs)),
-            range=scorer.range,
+            range=_finite(scorer.range),
             scale=getattr(getattr(scorer, "card", None), "scale", ""),
             fingerprint=fingerprint(scorer, asked),
             batch_size=settings.batch_size,
@@ -118,6 +119,11 @@ def open_socket(host: str, port: int, *, token: str | None) -> socket.socket:
         raise UserError(
             f"cannot serve on {host} port {port}: {error}; choose another --port or --host"
         ) from error
+
+
+def _finite(range: tuple[float, float] | None) -> tuple[float, float] | None:
+    """JSON has no infinity; a scorer without a bound says nothing of its range."""
+    return range if range is not None and all(map(math.isfinite, range)) else None
 
 
 def _is_local(host: str) -> bool:
