@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
+import runpy
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -363,3 +366,12 @@ def test_a_client_notices_another_scorer_behind_the_same_address():
         pytest.raises(FeedbackFailed, match="serves another scorer than at the start"),
     ):
         far(exact(1, 3, 32, 32), ["x"])
+
+
+def test_the_code_on_the_page_about_scorers_runs(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "scorers.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, flags=re.M | re.S)
+    assert any("RewardServer" in block for block in blocks)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scorers.py").write_text("\n".join(blocks))
+    assert runpy.run_path("scorers.py")["far"].name == "sharpness"
