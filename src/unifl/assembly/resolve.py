@@ -2,6 +2,7 @@
 
     world:...              what the package ships, see `world_names`
     scorer:name            a scorer that people use, see `unifl.feedback.scorers`
+    remote:http://h:port   a scorer on another machine, which `unifl serve-reward` serves
     package.module:name    an object, a class or a function of your own (the working folder is searched too)
     path                   a folder of reward weights, of a trained reward model, or of a latent proxy
 
@@ -36,11 +37,13 @@ from unifl.feedback.combine import Affine, Ensemble, Target, WeightedSum
 from unifl.feedback.latent_proxy_files import is_proxy
 from unifl.feedback.networks import TRUNK_FILE, RewardNetwork, SharedTrunk, load_head, load_trunk
 from unifl.feedback.one_of import OneAtRandom
+from unifl.feedback.remote import RemoteReward
 from unifl.feedback.reward_models import is_reward_model, load_reward_model
 from unifl.feedback.scorers import SCORERS, open_scorer
 
 WORLD = world_names.PREFIX
 SCORER = "scorer:"
+REMOTE = "remote:"
 
 
 # --- feedback and judges ---------------------------------------------------------------------------------
@@ -66,10 +69,10 @@ def feedback(
     """A reward.
 
     Args:
-        given: `world:rewards/<axis>`; `scorer:<name>`, with `weights` and `base` as arguments; `<folder>/<head>` for
-            weights that `save_family` wrote, or the folder where that has one head; the folder of a reward model that
-            `unifl reward train` wrote; the folder of a latent proxy, which
-            stays as it is; or a dotted path.
+        given: `world:rewards/<axis>`; `scorer:<name>`, with `weights` and `base` as arguments; `remote:<url>`,
+            with those of `RemoteReward`; `<folder>/<head>` for weights that `save_family` wrote, or the folder where
+            that has one head; the folder of a reward model that `unifl reward train` wrote; the folder of a latent
+            proxy, which stays as it is; or a dotted path.
         name: What the method calls it.
         device: Where its network goes.
         trunks: Trunks that others loaded, by folder; gets this one's.
@@ -82,6 +85,8 @@ def feedback(
         found: Feedback = world_names.part(part.path, "rewards")
     elif part.path.startswith(SCORER):
         found = open_scorer(part.path.removeprefix(SCORER), **part.kwargs)
+    elif part.path.startswith(REMOTE):
+        found = _remote(part, name)
     elif is_dotted(part.path):
         found = as_feedback(
             made(part), name=name, needs_prompt=part.needs_prompt, differentiable=part.differentiable
@@ -98,7 +103,7 @@ def feedback(
 
 def is_file(path: str) -> bool:
     """Whether a name means files, not something of the world or of a module."""
-    return not path.startswith((WORLD, SCORER)) and not is_dotted(path)
+    return not path.startswith((WORLD, SCORER, REMOTE)) and not is_dotted(path)
 
 
 def named(
@@ -108,6 +113,16 @@ def named(
     files = {"weights": weights, "base": base, "question": question}
     given = {key: value for key, value in files.items() if value is not None}
     return Part(path=f"{SCORER}{name}" if name in SCORERS else name, kwargs=given)
+
+
+def _remote(part: Part, name: str) -> Feedback:
+    try:
+        return RemoteReward(part.path.removeprefix(REMOTE), **({"name": name} | part.kwargs))
+    except TypeError as error:
+        raise UserError(
+            f"{part.path} cannot be opened with {part.kwargs}; its arguments are timeout, patience, token_file and "
+            "fingerprint"
+        ) from error
 
 
 def critic(given: str | Part | CriticConfig, *, name: str, device: torch.device | str = "cpu") -> Critic:

@@ -25,6 +25,7 @@ from unifl.cli.report import report
 from unifl.cli.reproduce import reproduce
 from unifl.cli.reward import reward
 from unifl.cli.score import score, scorers
+from unifl.cli.serve_reward import serve_reward
 from unifl.cli.train import train
 from unifl.cli.world import world
 
@@ -74,6 +75,7 @@ app.command()(report)
 app.command()(audit)
 app.command()(score)
 app.command()(scorers)
+app.command()(serve_reward)
 app.add_typer(prompts, name="prompts")
 app.add_typer(preferences, name="preferences")
 app.add_typer(reward, name="reward")
