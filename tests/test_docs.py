@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from unifl import config as configs
 from unifl.testing import tiny_folder
 
 ROOT = Path(__file__).parents[1]
@@ -143,6 +144,19 @@ def test_the_code_on_the_page_about_proxies_runs(tmp_path, monkeypatch, capsys):
     accuracy, *scores = capsys.readouterr().out.splitlines()
     assert 0 <= float(accuracy) <= 1 and len(scores) == 2 and scores[1].startswith("tensor([-")
     assert (tmp_path / "proxy" / "proxy.safetensors").exists()
+
+
+def test_the_code_and_the_settings_on_the_page_about_reward_models_work(tmp_path, monkeypatch, capsys):
+    from unifl.assembly.reward_train_config import RewardTrainConfig
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models.py").write_text(_python_blocks(DOCS / "reward-models.md"))
+    runpy.run_path(str(tmp_path / "models.py"))
+    assert "torch.Size([2])" in capsys.readouterr().out
+    page = (DOCS / "reward-models.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", page, flags=re.M | re.S)
+    settings = configs.load(block, RewardTrainConfig)
+    assert settings.voting is not None and settings.voting.folds == 2
 
 
 def test_every_page_is_in_the_navigation_and_exists():
