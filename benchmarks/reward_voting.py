@@ -10,7 +10,7 @@ three are reported:
     long        2,000 pairs; every fit 400 steps, the same recipe for all, without early stopping
     more pairs  4,000 pairs; plain as long as is best for it, voters 250 steps, the model that learns from the vote 600
 
-    long, again the same as long on twelve seeds and a world of pictures that nothing had seen, fixed once the three above
+    long, again the same as long on twelve seeds and a world of pictures that nothing had seen, fixed once those above
                 were known: of three settings one had come out ahead, just, which may be chance
 
 The claim of each is the paired difference of `flip and margin` from `plain` on clean held-out pairs, with its interval

@@ -1,1 +1,1 @@
-"""Pages that people use."""
+"""Pages that people use, and the reward service."""
