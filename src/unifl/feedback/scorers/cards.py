@@ -7,11 +7,35 @@ code is named as such.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from unifl.feedback.scorers.card import Card
 
 _WITH_WORDS = "the whole prompt up to 77 tokens"
+_MPS = Card(
+    title="MPS, overall",
+    paper="Zhang et al., CVPR 2024 (Multi-dimensional Preference Score)",
+    weights="MPS_overall_checkpoint.pth of its repository",
+    licence="not stated for the weights when this was written; its code is MIT",
+    scale="exp(logit scale) cos: the softmax over two pictures of one prompt is the probability of a preference",
+    sees=f"the middle square at 224 px; {_WITH_WORDS}, of which those near the words of the condition count",
+    biases="as PickScore and HPS v2, on whose kind of pictures it was trained",
+)
+
+
+def _of_condition(title: str) -> Card:
+    """Another condition of MPS on the same weights."""
+    return replace(
+        _MPS,
+        title=title,
+        scale="as mps",
+        sees="as mps, with the condition's own words",
+        biases="the weights that were released were trained on overall preferences alone, so that this is the paper's "
+        "condition on another model than the paper's",
+    )
+
+
 _CARDS: dict[str, Card] = {
     "clipscore": Card(
         title="CLIPScore",
@@ -78,45 +102,10 @@ _CARDS: dict[str, Card] = {
         sees="the middle square at 224 px; the first 35 tokens of the prompt, which cuts long prompts off",
         biases="what the prompt names being there at all; people and portraits; reads no further than 35 tokens",
     ),
-    "mps": Card(
-        title="MPS, overall",
-        paper="Zhang et al., CVPR 2024 (Multi-dimensional Preference Score)",
-        weights="MPS_overall_checkpoint.pth of its repository",
-        licence="not stated for the weights when this was written; its code is MIT",
-        scale="exp(logit scale) cos: the softmax over two pictures of one prompt is the probability of a preference",
-        sees=f"the middle square at 224 px; {_WITH_WORDS}, of which those near the words of the condition count",
-        biases="as PickScore and HPS v2, on whose kind of pictures it was trained",
-    ),
-    "mps.aesthetics": Card(
-        title="MPS, aesthetics",
-        paper="Zhang et al., CVPR 2024 (Multi-dimensional Preference Score)",
-        weights="MPS_overall_checkpoint.pth of its repository",
-        licence="not stated for the weights when this was written; its code is MIT",
-        scale="as mps",
-        sees="as mps, with the condition's own words",
-        biases="the weights that were released were trained on overall preferences alone, so that this is the paper's "
-        "condition on another model than the paper's",
-    ),
-    "mps.detail": Card(
-        title="MPS, the quality of details",
-        paper="Zhang et al., CVPR 2024 (Multi-dimensional Preference Score)",
-        weights="MPS_overall_checkpoint.pth of its repository",
-        licence="not stated for the weights when this was written; its code is MIT",
-        scale="as mps",
-        sees="as mps, with the condition's own words",
-        biases="the weights that were released were trained on overall preferences alone, so that this is the paper's "
-        "condition on another model than the paper's",
-    ),
-    "mps.semantics": Card(
-        title="MPS, alignment",
-        paper="Zhang et al., CVPR 2024 (Multi-dimensional Preference Score)",
-        weights="MPS_overall_checkpoint.pth of its repository",
-        licence="not stated for the weights when this was written; its code is MIT",
-        scale="as mps",
-        sees="as mps, with the condition's own words",
-        biases="the weights that were released were trained on overall preferences alone, so that this is the paper's "
-        "condition on another model than the paper's",
-    ),
+    "mps": _MPS,
+    "mps.aesthetics": _of_condition("MPS, aesthetics"),
+    "mps.detail": _of_condition("MPS, the quality of details"),
+    "mps.semantics": _of_condition("MPS, alignment"),
     "vqascore": Card(
         title="VQAScore",
         paper="Lin et al., arXiv 2404.01291",
