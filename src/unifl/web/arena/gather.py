@@ -47,7 +47,7 @@ def _candidate(row: Mapping[str, object], folder: Path, name: str, place: str) -
     if not isinstance(prompt, str) or not isinstance(file, str):
         raise UserError(f"{place} needs a prompt and a file_name; it has {sorted(row)}")
     checked_prompt(prompt, place)
-    found = (folder / file).resolve()
+    found = (folder / file.replace("\0", "")).resolve()
     if "\0" in file or not found.is_relative_to(folder.resolve()):
         raise UserError(f"{place} names {file!r}, which is outside of {folder}; move the picture there")
     if found.suffix.lower() not in _FORMATS:

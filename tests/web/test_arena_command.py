@@ -1,0 +1,147 @@
+"""`unifl arena`."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import httpx
+import pytest
+from arena_pictures import draw
+from typer.testing import CliRunner
+
+from unifl.cli import app
+from unifl.web.arena import Arena, read_results
+from unifl.web.arena.gather import LONGEST_PROMPT
+
+
+@pytest.fixture
+def unifl(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / "before", "base", ["a cat", "a dog"])
+    draw(tmp_path / "after", "good", ["a cat", "a dog"])
+    return lambda *arguments: CliRunner().invoke(app, ["arena", *arguments])
+
+
+def said(result):
+    return " ".join(result.output.split())
+
+
+def judged(folder, answer="left"):
+    """Let ann judge everything."""
+    arena = Arena(folder)
+    ann = arena.annotator(arena.add_annotator("ann"))
+    while (shown := arena.next(ann)) is not None:
+        arena.vote(ann, shown.id, dict.fromkeys(arena.settings.axes, answer))
+    return arena
+
+
+def test_from_folders_to_an_export_and_back(unifl, tmp_path):
+    made = unifl("make", "arena", "--pictures", "before", "--pictures", "new=after", "--question", "Which?")
+    assert made.exit_code == 0 and "2 pairs of 4 pictures" in said(made), made.output
+    with_votes = judged(tmp_path / "arena")
+    results = unifl("results", "arena")  # while it is open
+    assert results.exit_code == 0 and "2 of 2 votes on overall" in said(results), results.output
+    assert unifl("export", "arena", "votes.jsonl").exit_code == 0
+    rows = [json.loads(line) for line in (tmp_path / "votes.jsonl").read_text().splitlines()]
+    assert {row["model_0"] for row in rows} | {row["model_1"] for row in rows} == {"base", "new"}
+    again = unifl("import", "again", "votes.jsonl", "--overlap", "2")
+    assert again.exit_code == 0 and "2 votes on 2 pairs" in said(again), again.output
+    imported = Arena(tmp_path / "again")
+    first, second = read_results(with_votes), read_results(imported)
+    assert first.wins == second.wins and first.votes == second.votes
+    bob = imported.annotator(imported.add_annotator("bob"))
+    assert imported.next(bob).left_over == 2  # and they can be judged again
+    with_votes.close()
+    imported.close()
+
+
+def test_known_pairs_come_from_preference_data(unifl, tmp_path):
+    rows = [{"prompt": "a cat", "chosen": "after/00000_0.png", "rejected": "before/00000_0.png"}]
+    (tmp_path / "known.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = unifl(
+        *("make", "arena", "--pictures", "before", "--pictures", "after"),
+        *("--gold", "known.jsonl", "--gold-every", "2"),
+    )
+    assert "and 1 whose answer is known" in said(made), made.output
+    arena = judged(tmp_path / "arena", "left")
+    ((right, number),) = read_results(arena).right.values()
+    assert number == 1 and right in (0, 1) and read_results(arena).votes == 2
+    arena.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["make", "new"], "there are no pictures"),
+        (["make", "new", "--pictures", "nothing"], "nothing has no metadata.jsonl"),
+        (["make", "new", "--pictures", "before"], "no prompt has two pictures of two models"),
+        (["make", "new", "--model", "world:pipeline"], "models need prompts to draw"),
+        (["make", "new", "--pictures", "before", "--pictures", "same"], "both have pictures of 'base'"),
+        (["make", "new", "--pictures", "before", "--pictures", "long"], "a page shows 10000 at most"),
+        (["make", "new", "--pictures", "before", "--pictures", "broken"], "1 of 4 pictures cannot be shown"),
+        (["make", "there", "--pictures", "before"], "holds an arena already"),
+        (["serve", "nothing"], "holds no arena"),
+        (["serve", "there", "--port", "PORT"], "another program has it"),
+        (["serve", "there", "--root-path", "arena/"], "begins with a slash"),
+        (["results", "there", "--axis", "colour"], "asks for overall, not for 'colour'"),
+        (["export", "there", "."], "is a folder; name a file"),
+        (["import", "new", "nothing.jsonl"], "nothing.jsonl"),
+    ],
+)
+def test_wrong_use_is_one_line(unifl, tmp_path, arguments, message):
+    draw(tmp_path / "same", "base", ["a cat"])
+    draw(tmp_path / "long", "good", ["a" * (LONGEST_PROMPT + 1)])
+    draw(tmp_path / "broken", "good", ["a cat", "a dog"])
+    (tmp_path / "broken" / "00001_0.png").write_bytes(b"no picture")
+    assert unifl("make", "there", "--pictures", "before", "--pictures", "after").exit_code == 0
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = unifl(*(port if word == "PORT" else word for word in arguments))
+    assert result.exit_code == 2 and message in said(result), result.output
+    assert said(result).count("error:") == 1
+
+
+def test_pictures_that_are_gone_stop_the_server_before_it_starts(unifl, tmp_path):
+    unifl("make", "arena", "--pictures", "before", "--pictures", "after")
+    files = sorted((tmp_path / "arena" / "pictures").iterdir())
+    files[0].unlink()
+    files[1].write_bytes(files[1].read_bytes()[:50])
+    result = unifl("serve", "arena", "--port", "0")
+    assert result.exit_code == 2 and "2 of 4 pictures cannot be shown" in said(result), result.output
+
+
+def test_serving_prints_links_once(unifl, tmp_path):
+    unifl("make", "arena", "--pictures", "before", "--pictures", "after")
+    command = [sys.executable, "-m", "unifl.cli", "arena", "serve", "arena", "--port", "0"]
+
+    def start():
+        process = subprocess.Popen(
+            [*command, "--annotator", "ann"], stdout=subprocess.PIPE, text=True, cwd=tmp_path
+        )
+        lines = []
+        while not lines or not lines[-1].startswith("The arena is at"):
+            lines.append(process.stdout.readline())
+            assert lines[-1], lines
+        return process, "".join(lines)
+
+    process, printed = start()
+    links = dict(re.findall(r"^(ann|admin page): (http\S+)$", printed, flags=re.M))
+    assert links.keys() == {"ann", "admin page"}
+    for link in links.values():
+        answer = httpx.get(link)
+        assert answer.status_code == 200 and "server" not in answer.headers
+    second = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert second.returncode == 2 and "another process has the arena" in second.stderr
+    process.send_signal(signal.SIGINT)
+    assert "stopped; every vote is in arena" in process.communicate(timeout=20)[0]
+    process, printed = start()
+    assert "http" not in printed.partition("The arena is at")[0] and "ann has a link already" in printed
+    port = re.search(r":(\d+);", printed)[1]
+    assert httpx.get(re.sub(r":\d+/", f":{port}/", links["ann"])).status_code == 200
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
