@@ -1,0 +1,60 @@
+"""The whole loop in small: pictures, votes in the real page, a reward, a model, a comparison."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from unifl.data.preferences import PreferenceSet, read_preferences
+from unifl.world.annotator import overall
+from unifl.world.assets import load_judge
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+PROMPTS = 10
+
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no benchmarks here")]
+
+
+def run(folder, out):
+    command = [sys.executable, "closed_loop.py", str(folder), "--out", str(out), "--prompts", str(PROMPTS)]
+    command += ["--steps", "2", "--num-prompts", "4", "--judge", "world:judges/validation"]
+    return subprocess.run(
+        command,
+        cwd=BENCHMARKS,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_loop_closes(tmp_path):
+    done = run(tmp_path / "loop", tmp_path / "found.json")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["judgements"] == 3 * PROMPTS
+    assert found["comparison"]["n"] == 4
+    assert (tmp_path / "loop" / "aligned" / "model").is_dir()
+
+    # what was pressed is what somebody who sees these pictures would say, in about three of four, where a coin has half
+    pairs = PreferenceSet(read_preferences(str(tmp_path / "loop" / "arena" / "votes.jsonl")), resolution=64)
+    decided = [pair for pair in (pairs[row] for row in range(len(pairs))) if not pair.tie]
+    judge = load_judge("annotator")
+    prompts = [pair.prompt for pair in decided]
+    won, lost = (
+        overall(judge(torch.stack([getattr(pair, side) for pair in decided]), prompts))
+        for side in ("win", "lose")
+    )
+    assert len(decided) >= 2.4 * PROMPTS
+    assert float((won > lost).float().mean()) > 0.65
+
+    again = run(tmp_path / "loop", tmp_path / "again.json")
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert again.stdout.count("$ unifl") == 1  # the comparison alone; all that went before is there
+    assert json.loads((tmp_path / "again.json").read_text()) == found
