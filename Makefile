@@ -7,7 +7,7 @@ TEST_WORKERS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: demo test test-slow lint docs bench clean
+.PHONY: demo test test-slow test-web lint docs bench clean
 .DELETE_ON_ERROR:
 
 demo: $(BIN)/unifl
@@ -19,6 +19,11 @@ test: $(BIN)/unifl
 test-slow: $(BIN)/unifl
 	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal --durations 15 \
 		-m "slow and not network and not gpu and not browser"
+
+# Sets up Chromium where there is none.
+test-web: $(BIN)/unifl
+	@chromium=$$(tests/web/chromium.sh $(BIN)/python) || exit $$?; \
+		CHROMIUM="$$chromium" $(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -q -m browser tests/web
 
 lint: $(BIN)/unifl
 	$(BIN)/ruff check .

@@ -101,7 +101,9 @@ async def annotate(link: str, until: float, seen: Seen, draw: random.Random) -> 
             page = answer.text
 
 
-async def run(links: list[str], seconds: float, seen: Seen, kill: subprocess.Popen[str] | None = None) -> None:
+async def run(
+    links: list[str], seconds: float, seen: Seen, kill: subprocess.Popen[str] | None = None
+) -> None:
     """All annotators at once; where a process is given, it is killed when the time is over, and they go on."""
     until = time.monotonic() + seconds + (5 if kill is not None else 0)
     tasks = [
@@ -146,7 +148,9 @@ def summary(seen: Seen, stored: list[int], people: int, seconds: float) -> dict[
         "votes_doubled": len(stored) - len(set(stored)),
         "requests_refused": len(seen.refused),
         "vote_ms": {f"p{p}": round(1000 * float(np.percentile(seen.votes, p)), 1) for p in (50, 95, 99)},
-        "picture_ms": {f"p{p}": round(1000 * float(np.percentile(seen.pictures, p)), 1) for p in (50, 95, 99)},
+        "picture_ms": {
+            f"p{p}": round(1000 * float(np.percentile(seen.pictures, p)), 1) for p in (50, 95, 99)
+        },
         "load_before": round(os.getloadavg()[2], 2),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),

@@ -51,17 +51,19 @@ REQUESTS = [
     Attack("token", "an annotator's on the admin page", 404, get("/admin/{ann}")),
     Attack("token", "the admin's on a page for judging", 404, get("/a/{admin}")),
     Attack("token", "an annotator's for the export", 404, get("/admin/{ann}/votes.jsonl")),
-    Attack(
-        "token", "an annotator's to add another", 404, post("/admin/{ann}/people", {"name": "eve"}, FORM)
-    ),
+    Attack("token", "an annotator's to add another", 404, post("/admin/{ann}/people", {"name": "eve"}, FORM)),
     Attack("path", "`/static/../app.py`, encoded", 404, get("/static/%2e%2e%2fapp.py")),
     Attack("path", "`/static/..%5c..%5carena.sqlite`", 404, get("/static/..%5c..%5carena.sqlite")),
     Attack("path", "`/static//etc/passwd`", 404, get("/static//etc/passwd")),
     Attack("path", "`/arena.sqlite`", 404, get("/arena.sqlite")),
-    Attack("path", "a picture by `../../arena.sqlite`", 404, get("/a/{ann}/picture/..%2f..%2farena.sqlite/left")),
+    Attack(
+        "path", "a picture by `../../arena.sqlite`", 404, get("/a/{ann}/picture/..%2f..%2farena.sqlite/left")
+    ),
     Attack("path", "a picture by `/etc/passwd`", 404, get("/a/{ann}/picture/%2fetc%2fpasswd/left")),
     Attack("path", "a picture by `-1`", 404, get("/a/{ann}/picture/-1/left")),
-    Attack("path", "a picture by a number of 400 digits", 404, get("/a/{ann}/picture/" + "9" * 400 + "/left")),
+    Attack(
+        "path", "a picture by a number of 400 digits", 404, get("/a/{ann}/picture/" + "9" * 400 + "/left")
+    ),
     Attack("path", "a picture by `1 OR 1=1`", 404, get("/a/{ann}/picture/1 OR 1=1/left")),
     Attack("path", "a picture by Arabic digits", 404, get("/a/{ann}/picture/١/left")),
     Attack("path", "a third side of a pair", 404, get("/a/{ann}/picture/1/middle")),
@@ -114,9 +116,7 @@ REQUESTS = [
         403,
         post("/admin/{admin}/people/1/link", {}, {**FORM, "origin": "https://evil.example"}),
     ),
-    Attack(
-        "body", "a form of a megabyte", 413, post("/a/{ann}/vote", {"shown": "1" * 1_000_000}, FORM)
-    ),
+    Attack("body", "a form of a megabyte", 413, post("/a/{ann}/vote", {"shown": "1" * 1_000_000}, FORM)),
     Attack(
         "body",
         "a stream that announces no length",
@@ -138,9 +138,7 @@ REQUESTS = [
         lambda c, k: c.post(f"/a/{k['ann']}/vote", data=VOTE, files={"file": ("../../x.png", b"x")}),
     ),
     Attack("body", "JSON", 415, lambda c, k: c.post(f"/a/{k['ann']}/vote", json=VOTE)),
-    Attack(
-        "body", "a thousand fields", 400, post("/a/{ann}/vote", {f"f{n}": "" for n in range(1000)}, FORM)
-    ),
+    Attack("body", "a thousand fields", 400, post("/a/{ann}/vote", {f"f{n}": "" for n in range(1000)}, FORM)),
     Attack("body", "nothing", 409, post("/a/{ann}/vote", {}, FORM)),
     Attack(
         "body", "an answer that is none", 409, post("/a/{ann}/vote", {"shown": "1", "answer-0": "up"}, FORM)
@@ -158,9 +156,7 @@ REQUESTS = [
         post("/a/{ann}/vote", {"shown": "1; DROP TABLE votes", "answer-0": "left"}, FORM),
     ),
     Attack("body", "an annotator without a name", 400, post("/admin/{admin}/people", {"name": " "}, FORM)),
-    Attack(
-        "body", "an annotator's name twice", 400, post("/admin/{admin}/people", {"name": "ann"}, FORM)
-    ),
+    Attack("body", "an annotator's name twice", 400, post("/admin/{admin}/people", {"name": "ann"}, FORM)),
 ]
 """Requests that must not get anything."""
 

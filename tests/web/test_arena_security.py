@@ -106,7 +106,9 @@ def bomb():
     """A whole PNG of 30,000 by 30,000 grey pixels, in a megabyte."""
 
     def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     side, pack = 30_000, zlib.compressobj(9)
     rows = b"".join(pack.compress(bytes(side // 8 + 1)) for _ in range(side)) + pack.flush()
@@ -121,7 +123,9 @@ def test_files_that_are_no_pictures_of_the_folder_are_refused(tmp_path, file, me
     (folder / "00000_0.png").rename(secret)
     (folder / "link.png").symlink_to(secret)
     (folder / "html.png").write_text("<html><script>alert(1)</script></html>")
-    (folder / "evil.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>")
+    (folder / "evil.svg").write_text(
+        "<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>"
+    )
     (folder / "half.png").write_bytes(secret.read_bytes()[:60])
     if file == "bomb.png":
         (folder / file).write_bytes(bomb())
