@@ -195,9 +195,9 @@ def table() -> str:
     rows += [f"| prompt, question, name | {tried} | shown as text |" for tried in TEXTS]
     rows += [f"| file name | {tried} | refused when the arena is made |" for tried in FILES]
     rows += [
-        "| rate | 61 tokens of nobody within 20 s from one address | 429 with Retry-After; links that exist still open |",
-        "| rate | 601 requests within 20 s with one token | 429 with Retry-After; other tokens are served |",
-        "| rate | the same with another X-Forwarded-For each time | the same: nobody is believed unless `--proxy` says so |",
+        "| rate | 61 tokens of nobody in 20 s from one address | 429, Retry-After; links that exist still open |",
+        "| rate | 601 requests in 20 s with one token | 429, Retry-After; other tokens are served |",
+        "| rate | the same with another X-Forwarded-For each time | the same, unless `--proxy` believes it |",
     ]
     return "\n".join(rows) + "\n"
 
