@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import socket
 from collections.abc import Callable
 
 import uvicorn
 
-from unifl.errors import UserError
 from unifl.web.arena.app import make_app
 from unifl.web.arena.database import Arena
+from unifl.web.listening import listen
 
 _AT_ONCE = 1000  # connections; more are told to come back
 
@@ -51,18 +49,6 @@ def serve(
         ws="none",
         lifespan="off",
     )
-    with _listening(host, port) as listener:
+    with listen(host, port) as listener:
         ready(listener.getsockname()[1])
         uvicorn.Server(config).run(sockets=[listener])
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-        why = "another program has it" if taken else error
-        raise UserError(
-            f"cannot listen on {host}, port {port}: {why}; choose others by --host and --port"
-        ) from error

@@ -13,6 +13,7 @@ import uvicorn
 from unifl.errors import UserError
 from unifl.feedback import Feedback
 from unifl.feedback.wire import Limits, Served
+from unifl.web.listening import listen
 from unifl.web.rewards.app import make_app
 from unifl.web.rewards.batching import Batcher
 from unifl.web.rewards.fingerprint import fingerprint
@@ -106,19 +107,7 @@ def open_socket(host: str, port: int, *, token: str | None) -> socket.socket:
             f"{host} can be reached from other machines, and there is no token; set UNIFL_REWARD_TOKEN or "
             "--token-file, or serve on 127.0.0.1"
         )
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sends at once only where the protocol is named; otherwise each answer takes 40 ms more
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen(128)
-        return listening
-    except (OSError, OverflowError) as error:
-        listening.close()
-        raise UserError(
-            f"cannot serve on {host} port {port}: {error}; choose another --port or --host"
-        ) from error
+    return listen(host, port)
 
 
 def _finite(range: tuple[float, float] | None) -> tuple[float, float] | None:
