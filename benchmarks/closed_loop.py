@@ -34,6 +34,8 @@ FIT = (
     "fit.evaluate_every=50",
 )
 """Few labels, a quarter of them wrong: measured often, so that the fit ends where it is best on held-out pairs."""
+LIMIT = 2000
+"""Judgements at most. Some prompts come twice, so that there are more pairs than three times the prompts."""
 TIE = 0.01
 _LINK = re.compile(r"^(.+?): (http\S+/a/\S+)$", re.MULTILINE)
 
@@ -85,7 +87,7 @@ def ask(folder: Path, pictures: list[str], prompts: int) -> int:
     if votes.is_file():
         return len(votes.read_text().splitlines())
     if not (folder / "arena" / "arena.sqlite").is_file():
-        unifl("arena", "make", str(folder / "arena"), *pictures, "--seed", str(SEED))
+        unifl("arena", "make", str(folder / "arena"), *pictures, "--seed", str(SEED), "--limit", str(LIMIT))
     command = [sys.executable, "-m", "unifl.cli", "arena", "serve", str(folder / "arena"), "--port", "0"]
     command += ["--annotator", f"annotator {int(time.time())}"]
     print("$ unifl", " ".join(command[3:]), flush=True)
@@ -95,7 +97,7 @@ def ask(folder: Path, pictures: list[str], prompts: int) -> int:
         while not (link := _LINK.search(said)):
             said += server.stdout.readline()
         with browser() as opened:
-            began, total = time.perf_counter(), 3 * prompts
+            began, total = time.perf_counter(), min(3 * prompts, LIMIT)
 
             def shown(done: int) -> None:
                 if done % 100 == 0:
