@@ -18,7 +18,7 @@ from unifl.world.assets import load_judge
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PROMPTS = 10
 
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no benchmarks here")]
+pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no benchmarks here")
 
 
 def run(folder, out):
@@ -34,6 +34,7 @@ def run(folder, out):
     )
 
 
+@pytest.mark.browser
 def test_the_loop_closes(tmp_path):
     done = run(tmp_path / "loop", tmp_path / "found.json")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -58,3 +59,16 @@ def test_the_loop_closes(tmp_path):
     assert again.returncode == 0, again.stderr[-3000:]
     assert again.stdout.count("$ unifl") == 1  # the comparison alone; all that went before is there
     assert json.loads((tmp_path / "again.json").read_text()) == found
+
+
+def test_the_page_says_what_was_measured():
+    found = json.loads((BENCHMARKS / "results" / "closed_loop.json").read_text())
+    page = " ".join((BENCHMARKS.parent / "docs" / "closed-loop.md").read_text().split())
+    accuracy, compared = (
+        [round(100 * one[end], digits) for end in (value, "low", "high")]
+        for one, value, digits in ((found["reward_accuracy"], "value", None), (found["comparison"], "win", 1))
+    )
+    assert found["judgements"] <= 2000 and f"After {found['judgements']:,} judgements" in page
+    assert "orders {} % [{}, {}] of the answers".format(*accuracy) in page
+    assert "the aligned model in {} % [{}, {}] of 1,000 pairs on 500".format(*compared) in page
+    assert found["comparison"]["judge"] == "gold" and found["comparison"]["low"] > 0.5
