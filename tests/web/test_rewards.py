@@ -323,7 +323,9 @@ def test_other_machines_need_a_token_and_an_address_is_used_once():
     open_socket("0.0.0.0", 0, token=TOKEN).close()
     with open_socket("127.0.0.1", 0, token=None) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1, port {port}: another program has it"):
+        with pytest.raises(
+            UserError, match=f"cannot listen on 127.0.0.1, port {port}: another program has it"
+        ):
             open_socket("127.0.0.1", port, token=None)
     with pytest.raises(UserError, match="cannot listen on 203.0.113.1"):
         open_socket("203.0.113.1", 0, token=TOKEN)
