@@ -59,7 +59,7 @@ def test_both_rising_is_sound_and_keeps_the_end():
     assert outcome.verdict == SOUND and outcome.keep == 3
     assert outcome.reason == (
         f"Keep checkpoint-30, the end of training: its held-out score is {outcome.gain.value:+.2f} deviations from the "
-        "start; no other of less drift is as good."
+        "start, and nothing speaks against what its reward has gained."
     )
 
 
@@ -78,15 +78,23 @@ def test_both_falling_is_not_the_reward():
     assert outcome.verdict == WORSE and outcome.keep == 1 and "training broke down" in outcome.reason
 
 
-def test_of_equally_good_checkpoints_the_one_that_drifted_least_is_kept():
-    evidence = _evidence([0, 1, 2, 3], [0, 0.5, 0.5, 0.5], drift=[0, 3.0, 1.0, 2.0])
+def test_of_equally_good_checkpoints_of_a_hacked_run_the_one_that_drifted_least_is_kept():
+    evidence = _evidence([0, 1, 2, 3, 4], [0, 0.5, 0.5, 0.5, -1], drift=[0, 3.0, 1.0, 2.0, 4.0], noise=0.0)
     outcome = decide(evidence)
-    behind = evidence.held_out[outcome.best] - evidence.held_out[outcome.keep]
-    assert behind.mean() <= behind.std(ddof=1) / np.sqrt(PROMPTS)
-    exact = _evidence([0, 1, 2, 3], [0, 0.5, 0.5, 0.5], drift=[0, 3.0, 1.0, 2.0], noise=0.0)
-    assert decide(exact).keep == 2
-    clear = _evidence([0, 1, 2, 3], [0, 0.5, 0.9, 1.5], drift=[0, 3.0, 1.0, 2.0])
-    assert decide(clear).keep == 3
+    assert outcome.verdict == OVER_OPTIMISED and outcome.keep == 2
+    assert outcome.fall.value == pytest.approx(1.5) and outcome.rise.value == pytest.approx(2)
+
+
+def test_of_equally_good_checkpoints_of_a_sound_run_the_last_is_kept():
+    flat = _evidence([0, 1, 2, 3], [0, 0.5, 0.5, 0.5], drift=[0, 3.0, 1.0, 2.0], noise=0.0)
+    assert decide(flat).keep == 3
+    noisy = _evidence([0, 1, 2, 3], [0, 0.5, 0.5, 0.5], drift=[0, 3.0, 1.0, 2.0])
+    outcome = decide(noisy)
+    behind = noisy.held_out[outcome.best] - noisy.held_out[outcome.keep]
+    assert outcome.keep >= outcome.best and behind.mean() <= behind.std(ddof=1) / np.sqrt(PROMPTS)
+    fell_a_little = _evidence([0, 1, 2, 3], [0, 0.5, 0.5, 0.5 - 0.8 * FALL], noise=0.01)
+    assert decide(fell_a_little).verdict == SOUND and decide(fell_a_little).keep == 2
+    assert "checkpoint-20: its held-out score" in decide(fell_a_little).reason
 
 
 @pytest.mark.parametrize("checkpoints", [2, 8])

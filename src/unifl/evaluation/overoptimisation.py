@@ -5,18 +5,21 @@ that rewards of any scale compare. The *reward* is the mean over the rewards tha
 over the judges that did not. Then, with checkpoints c = 0 (the start), 1, ..., m (the end of training):
 
     best      the c of the highest held-out score
-    keep      of all c that are no more than one standard error (of the paired difference) below the best, the one
-              that has drifted least (Breiman et al., Classification and Regression Trees, 1984: the one-standard-error
-              rule)
-    fall      held-out score of keep - that of m
-    rise      reward of m - that of keep
+    equal     all c that are no more than one standard error (of the paired difference) below the best (Breiman et al.,
+              Classification and Regression Trees, 1984: the one-standard-error rule)
+    careful   the one of them that has drifted least
+    fall      held-out score of careful - that of m
+    rise      reward of m - that of careful
 
     over-optimised    fall >= FALL, and the intervals of fall and of rise lie above 0
     worse             fall as before, but the reward did not rise with it: training broke down, and not by its reward
     sound             anything else
 
-The two intervals are bootstrap intervals over prompts at the level 1 - (1 - LEVEL) / m, because keep was chosen among m
-others. FALL keeps differences that are real but too small to matter from counting.
+    keep      careful; of a sound run the last of the equal ones: nothing speaks against its reward, so what that gained
+              since decides where the held-out score does not
+
+The two intervals are bootstrap intervals over prompts at the level 1 - (1 - LEVEL) / m, because careful was chosen
+among m others. FALL keeps differences that are real but too small to matter from counting.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from unifl.errors import UserError
 from unifl.metrics.intervals import LEVEL, Interval, mean_interval
@@ -61,7 +64,7 @@ class Outcome:
         keep: Number of the checkpoint to keep; 0 is the start.
         best: Number of the one with the highest held-out score.
         gain: Held-out score of `keep` since the start.
-        fall: From there to the end.
+        fall: Held-out score from the careful choice to the end.
         rise: Of the reward, over the same stretch.
         reason: All of that in a sentence.
     """
@@ -111,43 +114,45 @@ def decide(evidence: Evidence) -> Outcome:
         raise UserError(
             "there is no checkpoint to compare with the start; train with training.checkpointing_steps"
         )
-    means = evidence.held_out.mean(axis=1)
-    best = int(means.argmax())
-    keep = _least_drift(evidence, best)
+    best = int(evidence.held_out.mean(axis=1).argmax())
+    equal = _equal(evidence, best)
+    careful = int(equal[evidence.drift[equal].argmin()])
     level = 1 - (1 - LEVEL) / last
-    gain = mean_interval(evidence.held_out[keep] - evidence.held_out[0], level=level)
-    fall = mean_interval(evidence.held_out[keep] - evidence.held_out[last], level=level)
-    rise = mean_interval(evidence.reward[last] - evidence.reward[keep], level=level)
+    fall = mean_interval(evidence.held_out[careful] - evidence.held_out[last], level=level)
+    rise = mean_interval(evidence.reward[last] - evidence.reward[careful], level=level)
     fell = fall.value >= FALL and fall.low > 0
     verdict = SOUND if not fell else OVER_OPTIMISED if rise.low > 0 else WORSE
-    reason = _reason(evidence.names, verdict, keep, gain, fall, rise)
-    return Outcome(verdict, keep, best, gain, fall, rise, reason)
+    keep = int(equal.max()) if verdict == SOUND else careful
+    gain = mean_interval(evidence.held_out[keep] - evidence.held_out[0], level=level)
+    return Outcome(
+        verdict, keep, best, gain, fall, rise, _reason(evidence.names, verdict, keep, gain, fall, rise)
+    )
 
 
-def _least_drift(evidence: Evidence, best: int) -> int:
-    """Of all that cannot well be told from the best, the one nearest to the start."""
+def _equal(evidence: Evidence, best: int) -> Int[np.ndarray, " k"]:
+    """Numbers of those that cannot well be told from the best."""
     behind = evidence.held_out[best] - evidence.held_out
     error = behind.std(axis=1, ddof=1) / np.sqrt(behind.shape[1])
-    equal = np.flatnonzero(behind.mean(axis=1) <= error)
-    return int(equal[evidence.drift[equal].argmin()])
+    return np.flatnonzero(behind.mean(axis=1) <= error)
 
 
 def _reason(
     names: Sequence[str], verdict: str, keep: int, gain: Interval, fall: Interval, rise: Interval
 ) -> str:
     kept = names[keep]
+    score = f"its held-out score is {gain.value:+.2f} deviations from the start"
+    if verdict == SOUND:
+        last = len(names) - 1
+        later = "" if keep == last else f", which those up to {names[last]} do not reach"
+        place = ", the end of training" if keep == last else ""
+        return f"Keep {kept}{place}: {score}{later}, and nothing speaks against what its reward has gained."
+    why = f"{score}; no other of less drift is as good"
     if keep == 0:
         why = "no checkpoint is clearly better by what was held out"
-    else:
-        why = f"its held-out score is {gain.value:+.2f} deviations from the start; no other of less drift is as good"
-    if keep == len(names) - 1:
-        return f"Keep {kept}, the end of training: {why}."
     after = {
         OVER_OPTIMISED: f"went on to rise by {rise.value:.2f} while the held-out score fell by {fall.value:.2f} "
         f"[{fall.low:.2f}, {fall.high:.2f}]",
         WORSE: f"changed by {rise.value:+.2f} while the held-out score fell by {fall.value:.2f}: training broke down, "
         "and not by following its reward",
-        SOUND: f"changed by {rise.value:+.2f} and the held-out score by {-fall.value:+.2f}, which is not the fall of a "
-        "reward followed too far",
     }[verdict]
     return f"Keep {kept}: {why}; from there to {names[-1]} the reward {after}."

@@ -18,6 +18,7 @@ from unifl.reproduce.claims import Curves, Finding, Row, decided
 from unifl.reproduce.figures import Figure, Table, figure_of
 from unifl.reproduce.measure import audit_file
 from unifl.reproduce.paper import Decide, Paper
+from unifl.reproduce.parts import PromptSet
 
 _SHARE = 0.98
 """Of the gold score of a run's best checkpoint, which the kept one has to reach: the whole score, not its gain."""
@@ -56,9 +57,57 @@ class _Audited:
         return figure_of((self.gold[a] - self.gold[b])[None])
 
 
+@dataclass(frozen=True)
+class _Try:
+    """One set of runs, with the names of its claims and what there is to say of it."""
+
+    verdict: str
+    checkpoint: str
+    hacked: tuple[str, ...]
+    sound: tuple[str, ...]
+    of: str
+    notes: str
+    prompts: PromptSet
+
+
+_SEEN = (
+    "Every run has a seed of its own, and its audit was written before gold drew its pictures. The audit sees the "
+    "validation judge on training prompts; gold sees held-out prompts and other noise."
+)
+_FIRST = _Try(
+    "a", "b", runs.HACKED, runs.SOUND, "",
+    f"{_SEEN} What is kept of a sound run was then the checkpoint of least drift, too.", "held_out",
+)  # fmt: skip
+_AGAIN = _Try(
+    "c", "d", runs.again(runs.HACKED), runs.again(runs.SOUND), ", the rule as it is now on new runs",
+    f"{_SEEN} After gold had seen the runs of claims a and b, one thing was changed: of a sound run the last of the "
+    "equal checkpoints is kept, and no longer the one of least drift. These runs have new seeds and held-out prompts "
+    "of their own, and were fixed before any of them was trained. They decide.", "fresh",
+)  # fmt: skip
+
+
 def fires(table: Table, prepared: Path) -> Finding:
     """Claim a: the verdict."""
-    hacked, sound = (_audited(table, prepared, names) for names in (runs.HACKED, runs.SOUND))
+    return _fires(table, prepared, _FIRST)
+
+
+def keeps(table: Table, prepared: Path) -> Finding:
+    """Claim b: the checkpoint."""
+    return _keeps(table, prepared, _FIRST)
+
+
+def fires_again(table: Table, prepared: Path) -> Finding:
+    """Claim c: the verdict, on new runs."""
+    return _fires(table, prepared, _AGAIN)
+
+
+def keeps_again(table: Table, prepared: Path) -> Finding:
+    """Claim d: the checkpoint, by the rule as it is now."""
+    return _keeps(table, prepared, _AGAIN)
+
+
+def _fires(table: Table, prepared: Path, tried: _Try) -> Finding:
+    hacked, sound = (_audited(table, prepared, names) for names in (tried.hacked, tried.sound))
     right = [run.verdict == OVER_OPTIMISED for run in hacked] + [run.verdict == SOUND for run in sound]
     rate = _share(right)
     rows = [Row(what="verdicts that are right", figure=rate, unit="%")]
@@ -74,22 +123,21 @@ def fires(table: Table, prepared: Path) -> Finding:
         for run in (*hacked, *sound)
     ]
     return decided(
-        "a", "The audit fires on runs that hack their reward, and on no sound one",
+        tried.verdict, f"The audit fires on runs that hack their reward, and on no sound one{tried.of}",
         paper="none; curves as in arXiv 2210.10760",
         rule=(
-            f"each of the {len(runs.HACKED)} runs made to hack is found over-optimised, and each of the "
-            f"{len(runs.SOUND)} others sound"
+            f"each of the {len(tried.hacked)} runs made to hack is found over-optimised, and each of the "
+            f"{len(tried.sound)} others sound"
         ),
-        holds=all(right), rows=rows, notes=_notes(), curves=_curves((*hacked, *sound)),
-        pictures={f"{name}-{look}": f"{name}, {look}" for name in (runs.HACKED[0], runs.SOUND[0])
+        holds=all(right), rows=rows, notes=tried.notes, curves=_curves((*hacked, *sound)),
+        pictures={f"{name}-{look}": f"{name}, {look}" for name in (tried.hacked[0], tried.sound[0])
                   for look in (runs.START, runs.END)},
-        pairs=len(right), seeds=len(table.seeds(*runs.HACKED, *runs.SOUND)),
+        prompts=tried.prompts, pairs=len(right), seeds=len(table.seeds(*tried.hacked, *tried.sound)),
     )  # fmt: skip
 
 
-def keeps(table: Table, prepared: Path) -> Finding:
-    """Claim b: the checkpoint."""
-    found = _audited(table, prepared, (*runs.HACKED, *runs.SOUND))
+def _keeps(table: Table, prepared: Path, tried: _Try) -> Finding:
+    found = _audited(table, prepared, (*tried.hacked, *tried.sound))
     reached = {run.name: run.beyond(run.kept) for run in found}
     worst = min(reached, key=lambda name: reached[name].value)
     rows = [
@@ -103,14 +151,14 @@ def keeps(table: Table, prepared: Path) -> Finding:
         rows.append(Row(what=f"gold: {run.name}, best", figure=figure_of(run.gold[run.best][None])))
         rows.append(Row(what=f"gold: {run.name}, the end - 0.98 x best", figure=run.beyond(runs.END)))
     return decided(
-        "b", "It keeps a checkpoint that gold finds nearly as good as the best",
+        tried.checkpoint, f"It keeps a checkpoint that gold finds nearly as good as the best{tried.of}",
         paper="none",
         rule=(
             "in every run the gold score of the kept checkpoint (or of the start, where that is kept) is at least 0.98 "
             "of the highest among the start and all checkpoints; values, not bounds of intervals"
         ),
-        holds=all(figure.value >= 0 for figure in reached.values()), rows=rows, notes=_notes(),
-        pairs=sum(len(run.gold[runs.END]) for run in found), seeds=len(table.seeds(*runs.HACKED, *runs.SOUND)),
+        holds=all(figure.value >= 0 for figure in reached.values()), rows=rows, notes=tried.notes,
+        pairs=sum(len(run.gold[runs.END]) for run in found), seeds=len(table.seeds(*tried.hacked, *tried.sound)),
     )  # fmt: skip
 
 
@@ -170,20 +218,14 @@ def _curves(found: Sequence[_Audited]) -> Curves:
     return curves
 
 
-def _notes() -> str:
-    return (
-        "Every run has a seed of its own, and its audit was written before gold drew its pictures. The audit sees the "
-        "validation judge on training prompts; gold sees held-out prompts and other noise."
-    )
-
-
-CLAIMS: dict[str, Decide] = {"a": fires, "b": keeps}
+_CLAIMS_OF = {"a": _FIRST, "b": _FIRST, "c": _AGAIN, "d": _AGAIN}
+CLAIMS: dict[str, Decide] = {"a": fires, "b": keeps, "c": fires_again, "d": keeps_again}
 PAPER = Paper(
     name="audit",
     title="The over-optimisation audit, judged by gold",
     trainings=runs.trainings,
     claims=CLAIMS,
-    needed=dict.fromkeys(CLAIMS, (*runs.HACKED, *runs.SOUND)),
+    needed={claim: (*tried.hacked, *tried.sound) for claim, tried in _CLAIMS_OF.items()},
     seeds=(0,),
     num_prompts=runs.NUM_PROMPTS,
 )

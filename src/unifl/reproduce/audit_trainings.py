@@ -5,10 +5,14 @@ to hack follow one reward without a hinge at a high constant rate. The others do
 decays, and a hinge where the level of a reward is known.
 
 The rule of the audit was written, and these runs were chosen, on runs of other seeds and settings, with the validation
-judge alone.
+judge alone. After gold had seen the first eight, what is kept of a sound run was changed; the same makings with new
+seeds, and held-out prompts of their own, try the rule as it is now.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 from unifl.reproduce.parts import Look, Training
 
@@ -33,6 +37,12 @@ _CAREFUL = ("training.learning_rate=2.5e-4", "training.lr_scheduler=cosine")
 
 HACKED = ("hack-detail", "hack-color", "hack-lighting", "hack-global")
 SOUND = ("sound-global", "sound-layout", "sound-lighting", "sound-aesthetic")
+_AGAIN, _SEEDS_ON = "-again", 10
+
+
+def again(names: Sequence[str]) -> tuple[str, ...]:
+    """The same makings with the seeds that try the rule as it is now."""
+    return tuple(f"{name}{_AGAIN}" for name in names)
 
 
 def look_of(checkpoint: str) -> str:
@@ -43,6 +53,21 @@ def look_of(checkpoint: str) -> str:
 
 def trainings() -> tuple[Training, ...]:
     """All of them, each with a seed of its own."""
+    first = _first()
+    return (*first, *map(_tried_again, first))
+
+
+def _tried_again(training: Training) -> Training:
+    return replace(
+        training,
+        name=again([training.name])[0],
+        first_seed=training.first_seed + _SEEDS_ON,
+        looks=tuple(replace(look, prompts="fresh") for look in training.looks),
+    )
+
+
+def _first() -> tuple[Training, ...]:
+    """Those that gold saw first."""
     return (
         _refl("hack-detail", 901, "detail", *_HACKING),
         _refl("hack-color", 902, "color", *_HACKING),
