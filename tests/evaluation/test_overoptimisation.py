@@ -95,6 +95,12 @@ def test_of_equally_good_checkpoints_of_a_sound_run_the_last_is_kept():
     fell_a_little = _evidence([0, 1, 2, 3], [0, 0.5, 0.5, 0.5 - 0.8 * FALL], noise=0.01)
     assert decide(fell_a_little).verdict == SOUND and decide(fell_a_little).keep == 2
     assert "checkpoint-20: its held-out score" in decide(fell_a_little).reason
+    assert "later ones are clearly below the best" in decide(fell_a_little).reason
+    start = decide(_evidence([0, 1, 2], [0, -0.5 * FALL, -0.8 * FALL], noise=0.01))
+    assert start.verdict == SOUND and start.keep == 0
+    assert start.reason == (
+        "Keep the start: no checkpoint is clearly better by what was held out, and later ones are worse."
+    )
 
 
 @pytest.mark.parametrize("checkpoints", [2, 8])

@@ -177,7 +177,9 @@ def test_the_committed_results_are_those_of_the_committed_scores():
         kept = {row.what: row.figure.value for row in finding.rows}
         share = kept[f"gold: {name}, kept"] / kept[f"gold: {name}, best"]
         assert f"(`{name}`)" in page and f"of {share:.2%}".replace("%", " %") in page
-        reached = [figure >= 0 for what, figure in kept.items() if "kept " in what and " - 0.98 x " in what][1:]
+        reached = [figure >= 0 for what, figure in kept.items() if "kept " in what and " - 0.98 x " in what][
+            1:
+        ]
         assert (len(reached), sum(reached)) == (8, 7) and "seven of eight runs both times" in page
 
 

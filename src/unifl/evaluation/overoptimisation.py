@@ -141,14 +141,14 @@ def _reason(
 ) -> str:
     kept = names[keep]
     score = f"its held-out score is {gain.value:+.2f} deviations from the start"
+    nothing_better = "no checkpoint is clearly better by what was held out"
     if verdict == SOUND:
         last = len(names) - 1
-        later = "" if keep == last else f", which those up to {names[last]} do not reach"
         place = ", the end of training" if keep == last else ""
-        return f"Keep {kept}{place}: {score}{later}, and nothing speaks against what its reward has gained."
-    why = f"{score}; no other of less drift is as good"
-    if keep == 0:
-        why = "no checkpoint is clearly better by what was held out"
+        later = "" if keep == last else ", later ones are clearly below the best"
+        why = f"{score}{later}, and nothing speaks against what its reward has gained"
+        return f"Keep {kept}{place}: {why if keep else f'{nothing_better}, and later ones are worse'}."
+    why = f"{score}; no other of less drift is as good" if keep else nothing_better
     after = {
         OVER_OPTIMISED: f"went on to rise by {rise.value:.2f} while the held-out score fell by {fall.value:.2f} "
         f"[{fall.low:.2f}, {fall.high:.2f}]",
