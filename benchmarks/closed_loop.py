@@ -27,7 +27,6 @@ SETTINGS = {"few steps": ("8", "2.0"), "unguided": ("20", "1.0"), "guided": ("20
 """Steps and guidance of the pictures that are compared: what people can tell apart teaches most."""
 STEPS, NUM_PROMPTS, SEEDS = "46", "500", "2"
 FIT = (
-    "fit.steps=400",
     "fit.batch_size=48",
     "fit.weight_decay=0.05",
     "fit.label_noise=0.1",
@@ -66,22 +65,23 @@ def draw(folder: Path, prompts: int) -> list[str]:
     return found
 
 
-def people(seed: int):
+def people(seed: int, noise: float | None):
     """The annotator's opinion, with somebody's error about each picture, every time anew."""
     from unifl.world.annotator import NOISE, overall
     from unifl.world.assets import load_judge
 
     network, rng = load_judge("annotator"), torch.Generator().manual_seed(seed)
+    error = NOISE if noise is None else noise
 
     def choose(pictures: torch.Tensor, prompt: str) -> str:
-        seen = overall(network(pictures, [prompt] * 2)) + NOISE * torch.randn(2, generator=rng)
+        seen = overall(network(pictures, [prompt] * 2)) + error * torch.randn(2, generator=rng)
         lead = float(seen[0] - seen[1])
         return "same" if abs(lead) < TIE else "left" if lead > 0 else "right"
 
     return choose
 
 
-def ask(folder: Path, pictures: list[str], prompts: int) -> int:
+def ask(folder: Path, pictures: list[str], prompts: int, noise: float | None) -> int:
     """Judgements from the page, as preference data; returns how many."""
     votes = folder / "arena" / "votes.jsonl"
     if votes.is_file():
@@ -95,7 +95,10 @@ def ask(folder: Path, pictures: list[str], prompts: int) -> int:
     try:
         said = ""
         while not (link := _LINK.search(said)):
-            said += server.stdout.readline()
+            line = server.stdout.readline()
+            if not line:
+                raise SystemExit(f"the arena did not start (status {server.wait()})")
+            said += line
         with browser() as opened:
             began, total = time.perf_counter(), min(3 * prompts, LIMIT)
 
@@ -103,7 +106,7 @@ def ask(folder: Path, pictures: list[str], prompts: int) -> int:
                 if done % 100 == 0:
                     print(f"{done} of {total} judged, {time.perf_counter() - began:.0f} s", flush=True)
 
-            judge(opened.new_page(), link[2], people(SEED), progress=shown)
+            judge(opened.new_page(), link[2], people(SEED, noise), progress=shown)
     finally:
         server.terminate()
         server.wait(20)
@@ -117,14 +120,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--prompts", type=int, default=PROMPTS)
     parser.add_argument("--steps", default=STEPS)
+    parser.add_argument("--fit-steps", default="400")
     parser.add_argument("--num-prompts", default=NUM_PROMPTS)
+    parser.add_argument(
+        "--noise", type=float, help="Error of people about a picture; that of the world by default."
+    )
     parser.add_argument("--judge", default="world:judges/gold")
     given = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     folder = given.folder
-    judged = ask(folder, draw(folder, given.prompts), given.prompts)
+    judged = ask(folder, draw(folder, given.prompts), given.prompts, given.noise)
     if not (folder / "reward" / "evaluation.json").is_file():
-        unifl("reward", "train", str(folder / "arena" / "votes.jsonl"), "--out", str(folder / "reward"), *FIT)
+        unifl(
+            "reward",
+            "train",
+            str(folder / "arena" / "votes.jsonl"),
+            "--out",
+            str(folder / "reward"),
+            f"fit.steps={given.fit_steps}",
+            *FIT,
+        )
     if not (folder / "aligned" / "model").is_dir():
         unifl(
             *("train", "refl", f"output_dir={folder / 'aligned'}", f"rewards.global={folder / 'reward'}"),

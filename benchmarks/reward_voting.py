@@ -1,6 +1,6 @@
 """Does voting with flips and margins beat plain Bradley-Terry where a fifth of the labels are wrong?
 
-    python benchmarks/reward_voting.py            # writes benchmarks/results/reward_voting.json, about 20 minutes
+    python benchmarks/reward_voting.py            # writes benchmarks/results/reward_voting.json, about 12 minutes
 
 The protocol was fixed before the evaluation seeds were looked at. Steps were chosen on the development seeds 9001 to
 9004 and their held-out pictures (seed 9900), from 100, 150, 250, 400 and 600. Three settings are measured, and all

@@ -280,6 +280,14 @@ def test_a_judge_that_trained_is_refused(work):
     _edit(work / "runs/refl", rewards={"red": "audit_toy:smooth"}, monitor=None)
     with pytest.raises(UserError, match="the judge mine is the reward red, which trained"):
         _audit(work, judges={"mine": "audit_toy:smooth"})
+    _edit(work / "runs/refl", rewards={"red": {"path": "audit_toy:smooth", "needs_prompt": False}})
+    with pytest.raises(UserError, match="the judge mine is the reward red, which trained"):
+        _audit(work, judges={"mine": "audit_toy:smooth"})
+
+
+def test_one_prompt_is_too_few(work):
+    with pytest.raises(UserError, match="give two or more"):
+        _audit(work, num_prompts=1)
 
 
 def test_a_run_that_was_moved_is_audited_where_it_is(work):

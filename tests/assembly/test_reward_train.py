@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,8 +110,28 @@ def test_an_interrupted_training_goes_on_to_the_same_result(stop_at, pairs, tmp_
     assert seen[0] == stop_at // 4 * 4 + 1  # from the last measurement
     train_reward(config, pairs, tmp_path / "whole")
     assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(4, 37, 4))  # the last of every voter, too
     for name in ("metrics.jsonl", "votes.jsonl", "evaluation.json"):
         assert (tmp_path / "stopped" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def test_a_training_does_not_go_on_with_other_pairs(pairs, tmp_path):
+    text = Path(f"{pairs}/metadata.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
+    for row in rows:
+        row["chosen"], row["rejected"] = (f"{pairs}/{row[key]}" for key in ("chosen", "rejected"))
+    data = tmp_path / "pairs" / "metadata.jsonl"
+    write_jsonl(data, rows)
+
+    def stop(what, done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_reward(settings(), str(data.parent), tmp_path / "reward", progress=stop)
+    write_jsonl(data, rows[1:])
+    with pytest.raises(UserError, match="has changed since the training in .* began"):
+        train_reward(settings(), str(data.parent), tmp_path / "reward")
 
 
 def test_the_vote_finds_labels_that_are_turned_around(pairs, tmp_path):
@@ -176,8 +197,11 @@ def test_mistakes_are_told_before_work(trained, pairs, tmp_path):
     for config, data, place, message in train:
         with pytest.raises(UserError, match=message):
             train_reward(config, data, place)
+    assert not (tmp_path / "a").exists()  # a mistake does not claim the folder
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "config.yaml").write_text("other")
     with pytest.raises(UserError, match="holds a training of other settings"):
-        train_reward(settings(ties="drop"), pairs, tmp_path / "a")
+        train_reward(settings(ties="drop"), pairs, tmp_path / "b")
     for change, message in (
         ({"voters": {}}, "voting, which is off"),
         ({"rankings": True, "voting": {}}, "without voting"),

@@ -38,7 +38,10 @@ def test_numbers_are_those_of_the_metrics():
     assert (value["precision"], value["recall"]) == (prdc(x, y).precision, prdc(x, y).recall)
     assert value["vendi"] == pytest.approx(vendi_score(x))
     assert value["diversity"] == pytest.approx(np.linalg.norm(x[::2] - x[1::2], axis=1).mean())
-    assert found.numbers["frechet"].n == 30 and found.numbers["frechet"].low < value["frechet"]
+    assert (
+        found.numbers["frechet"].n == found.numbers["cmmd"].n == 60
+        and found.numbers["frechet"].low < value["frechet"]
+    )
     assert "diversity_reference" not in value and not any(name.startswith("drift") for name in value)
     assert found.pictures == (60, 80) and not found.left_out
 

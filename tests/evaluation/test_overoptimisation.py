@@ -103,7 +103,7 @@ def test_of_equally_good_checkpoints_of_a_sound_run_the_last_is_kept():
     )
 
 
-@pytest.mark.parametrize("checkpoints", [2, 8])
+@pytest.mark.parametrize("checkpoints", [2, 8, 60])
 def test_noise_alone_rarely_fires(checkpoints):
     """The reward rises for certain, what is held out only jitters, by more than FALL: 5 % of runs at most."""
     verdicts = [

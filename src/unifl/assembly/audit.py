@@ -92,10 +92,13 @@ def audit_run(run: str | Path, request: AuditRequest, *, progress: Progress | No
     require_writable(folder / "audit.json")
     device = torch.device(chosen_device(request.device))
     scorers = scorers_of(recipe, request.judges, device=device)
+    prompts = _prompts(recipe, request)
+    if len(prompts) < 2:
+        raise UserError("an audit compares checkpoints over prompts, and there is one; give two or more")
     audit = _Audit(
         recipe=recipe,
         request=request,
-        prompts=_prompts(recipe, request),
+        prompts=prompts,
         scorers=scorers,
         folder=folder,
         device=device,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -98,7 +99,7 @@ def _require_held_out(judges: Mapping[str, str | Part], given: Mapping[str, str 
             raise UserError(
                 f"the judge {name} is the gold judge, which gives final figures and chooses nothing; take {_VALIDATION}"
             )
-        same = [other for other, its in given.items() if _plain(its) == _plain(part)]
+        same = [other for other, its in given.items() if _source(its) == _source(part)]
         if same:
             raise UserError(f"the judge {name} is the reward {same[0]}, which trained; name one that did not")
 
@@ -132,5 +133,8 @@ def _path(part: str | Part) -> str:
     return part.path if isinstance(part, Part) else part
 
 
-def _plain(part: str | Part) -> Part:
-    return part if isinstance(part, Part) else resolve.named(part)
+def _source(part: str | Part) -> tuple[str, str]:
+    """What a reward is, however it is spelt or opened; of functions with arguments those belong to it."""
+    one = part if isinstance(part, Part) else resolve.named(part)
+    path = str(Path(one.path).expanduser().resolve()) if resolve.is_file(one.path) else one.path
+    return path, repr(sorted(one.kwargs.items())) if is_dotted(one.path) else ""

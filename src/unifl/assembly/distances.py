@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -70,7 +70,7 @@ def measure_distances(
     counts = bootstrap_counts(int(units.max()) + 1, resamples=_RESAMPLES)[:, units]
     numbers = {
         "kid": centred_interval(kernel_distance(x, y), kernel_replicates(x, y, counts), n=len(x)),
-        "cmmd": cmmd_interval(x, y, units=units),
+        "cmmd": replace(cmmd_interval(x, y, units=units), n=len(x)),
         "vendi": _plain(vendi_score(x), len(x)),
         "vendi_reference": _plain(vendi_score(y), len(y)),
     }
@@ -78,16 +78,17 @@ def measure_distances(
     n = min(len(x), len(y))
     try:
         rows = _spread(len(x), n)
-        numbers["frechet"] = frechet_interval(x[rows], y[_spread(len(y), n)], units=units[rows], few=few)
+        found = frechet_interval(x[rows], y[_spread(len(y), n)], units=units[rows], few=few)
+        numbers["frechet"] = replace(found, n=n)  # pictures: distances of other numbers do not compare
     except UserError as error:
         left_out["frechet"] = f"{error}".replace("set few", "add --few")
     size = min(subset, n)
     mean, std = kernel_subsets(x, y, subsets=_SUBSETS, size=size)
     numbers["kid_subsets"], numbers["kid_subsets_std"] = _plain(mean, size), _plain(std, size)
     if n > NEAREST:
-        found = prdc(x, y)
+        nearest = prdc(x, y)
         for key in ("precision", "recall", "density", "coverage"):
-            numbers[key] = _plain(getattr(found, key), n)
+            numbers[key] = _plain(getattr(nearest, key), n)
     else:
         left_out["precision, recall, density, coverage"] = f"they need more than {NEAREST} pictures on a side"
     for key, side in (("diversity", ours), ("diversity_reference", reference)):

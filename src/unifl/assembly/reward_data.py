@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from unifl.assembly.encoding import encoding_first
 from unifl.assembly.locate import locate_model
 from unifl.assembly.reward_train_config import PolicyConfig, RewardTrainConfig
-from unifl.data.pictures import fit_picture, read_picture, to_tensor
+from unifl.data.pictures import check_picture, fit_picture, read_picture, to_tensor
 from unifl.data.preferences import Filters, PreferenceIndex, read_preferences, select
 from unifl.data.preferences.encoded_sets import EncodedPairs, encode_preferences
 from unifl.data.preferences.kept_pictures import KeptPictures
@@ -88,6 +88,17 @@ def latent_shape(generator: Generator) -> LatentProxyConfig:
         text_width=64,
         text_depth=1,
     )
+
+
+def check_policy(policy: PolicyConfig) -> None:
+    """Find the samples of a policy and look at each of their files.
+
+    Raises:
+        UserError: See `policy_spread`, or a picture that cannot be read.
+    """
+    for _, paths in _samples(policy):
+        for path in paths:
+            check_picture(path)
 
 
 def policy_spread(

@@ -19,7 +19,7 @@ from torch import nn
 
 from unifl import config as configs
 from unifl.assembly.device import chosen_device
-from unifl.assembly.reward_data import encoded, open_pairs, policy_spread
+from unifl.assembly.reward_data import check_policy, encoded, open_pairs, policy_spread
 from unifl.assembly.reward_found import calibration_png, pair_facts
 from unifl.assembly.reward_train_config import RewardTrainConfig
 from unifl.data.preferences.kept_pictures import KeptPictures
@@ -45,7 +45,7 @@ from unifl.training.statefile import load_state, save_state
 CONFIG, METRICS, EVALUATION, CALIBRATION, VOTES = (
     "config.yaml", "metrics.jsonl", "evaluation.json", "calibration.png", "votes.jsonl",
 )  # fmt: skip
-_WORK = "work"
+_WORK, _PAIRS = "work", "pairs.sha256"
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is fitted, steps done of all fits, steps of all fits)."""
@@ -68,9 +68,17 @@ def train_reward(
     Raises:
         UserError: A folder of something else, or of other settings; data without pairs of two prompts or more.
     """
-    _remember(config, data, folder)
+    _refuse_others(config, data, folder)
     rows = open_pairs(config, data)
     held_out = split_by_unit(rows.index.prompts.codes, config.fit.held_out, seed=config.fit.seed)
+    if rows.index.tie[held_out].all():
+        raise UserError(
+            "every pair that is held out is a tie, so that nothing can be measured; take another fit.seed, or a larger "
+            "fit.held_out"
+        )
+    if config.policy is not None:
+        check_policy(config.policy)
+    _remember(config, data, folder, pair_facts(rows.index, np.arange(len(rows)))["pairs_sha256"])
     device = chosen_device(config.device)
     pairs: Pairs = rows
     process: Process | None = None
@@ -171,7 +179,7 @@ class _Training:
         before = (self.voters if number is None else number) * self.voter_fit.steps
         path = self.work / f"{name.replace(' ', '-')}.safetensors"
         state = load_state(path, self.device) if path.is_file() else None
-        lines = StepLines(self.folder / METRICS, step=before + (state["step"] if state else -1))
+        lines = StepLines(self.folder / METRICS, step=before + (state["step"] if state else 0))
 
         def measured(row: FitRow) -> None:
             lines.write(
@@ -234,19 +242,32 @@ class _Training:
         write_atomically(self.folder / VOTES, text.encode(errors="surrogatepass"))
 
 
-def _remember(config: RewardTrainConfig, data: str, folder: Path) -> None:
-    """Write down what is trained, or find that it is what the folder is about."""
-    text = configs.dump(config) + f"data: {data}\n"
+def _settings(config: RewardTrainConfig, data: str) -> str:
+    return configs.dump(config) + f"data: {data}\n"
+
+
+def _refuse_others(config: RewardTrainConfig, data: str, folder: Path) -> None:
+    """Find that a folder is new, or about this training; nothing is written."""
     path = folder / CONFIG
     if is_reward_model(folder):
         raise UserError(f"{folder} holds a trained reward model; name another folder, or remove it")
     if path.is_file():
-        if path.read_text(encoding="utf-8") != text:
+        if path.read_text(encoding="utf-8") != _settings(config, data):
             raise UserError(
                 f"{folder} holds a training of other settings or data, which are in {path}; name another folder, or "
                 "remove it"
             )
     elif folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; name another folder for the reward model")
+
+
+def _remember(config: RewardTrainConfig, data: str, folder: Path, pairs: str) -> None:
+    """Write down what is trained on which pairs, or find that the pairs are those of the training that goes on."""
     (folder / _WORK).mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text.encode())
+    known = folder / _WORK / _PAIRS
+    if known.is_file() and known.read_text(encoding="utf-8") != pairs:
+        raise UserError(
+            f"{data} has changed since the training in {folder} began; name another folder, or remove that one"
+        )
+    write_atomically(known, pairs.encode())
+    write_atomically(folder / CONFIG, _settings(config, data).encode())

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ class AuditLook:
                 pictures = torch.from_numpy(file["pictures"])
                 names = [name for name in file.files if name.startswith("number:")]
                 numbers = {name.removeprefix("number:"): file[name] for name in names}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             return None
         return cls(pictures, numbers) if known == about else None
 

@@ -26,15 +26,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from unifl.errors import UserError
-from unifl.metrics.intervals import LEVEL, Interval, mean_interval
+from unifl.metrics.intervals import LEVEL, RESAMPLES, Interval, mean_interval
 
 FALL = 0.1
 """In deviations of the start's scores."""
+_PER_CHECKPOINT = (
+    250  # resamples, so that a tail of the corrected level holds some, however many checkpoints there are
+)
 OVER_OPTIMISED, WORSE, SOUND = "over-optimised", "worse", "sound"
 
 
@@ -118,12 +122,13 @@ def decide(evidence: Evidence) -> Outcome:
     equal = _equal(evidence, best)
     careful = int(equal[evidence.drift[equal].argmin()])
     level = 1 - (1 - LEVEL) / last
-    fall = mean_interval(evidence.held_out[careful] - evidence.held_out[last], level=level)
-    rise = mean_interval(evidence.reward[last] - evidence.reward[careful], level=level)
+    interval = partial(mean_interval, level=level, resamples=max(RESAMPLES, _PER_CHECKPOINT * last))
+    fall = interval(evidence.held_out[careful] - evidence.held_out[last])
+    rise = interval(evidence.reward[last] - evidence.reward[careful])
     fell = fall.value >= FALL and fall.low > 0
     verdict = SOUND if not fell else OVER_OPTIMISED if rise.low > 0 else WORSE
     keep = int(equal.max()) if verdict == SOUND else careful
-    gain = mean_interval(evidence.held_out[keep] - evidence.held_out[0], level=level)
+    gain = interval(evidence.held_out[keep] - evidence.held_out[0])
     return Outcome(
         verdict, keep, best, gain, fall, rise, _reason(evidence.names, verdict, keep, gain, fall, rise)
     )

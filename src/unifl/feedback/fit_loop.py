@@ -84,10 +84,10 @@ def run_fit(
             recent = []
             if not config.keep_best or history[-1].held_out_loss <= best.held_out_loss:
                 best, weights = history[-1], _moving(network)
+            if watch.measured is not None:  # first: a resume drops what was told beyond its state
+                watch.measured(history[-1])
             if watch.keep is not None:
                 watch.keep(_state(step, network, optimizer, history, best, weights))
-            if watch.measured is not None:
-                watch.measured(history[-1])
         if watch.stepped is not None:
             watch.stepped(step)
     network.load_state_dict(weights, strict=False)

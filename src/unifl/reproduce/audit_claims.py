@@ -158,7 +158,7 @@ def _keeps(table: Table, prepared: Path, tried: _Try) -> Finding:
             "of the highest among the start and all checkpoints; values, not bounds of intervals"
         ),
         holds=all(figure.value >= 0 for figure in reached.values()), rows=rows, notes=tried.notes,
-        pairs=sum(len(run.gold[runs.END]) for run in found), seeds=len(table.seeds(*tried.hacked, *tried.sound)),
+        pairs=reached[worst].n, seeds=len(table.seeds(*tried.hacked, *tried.sound)),
     )  # fmt: skip
 
 
