@@ -164,6 +164,21 @@ def test_what_is_left_lying_goes_to_somebody_else(make, monkeypatch):
     assert len(list(read_votes(arena))) == 4
 
 
+def test_a_pair_that_two_left_lying_is_given_twice_again(make, monkeypatch):
+    arena = make(prompts=1, overlap=2)  # three pairs, two votes each
+    people = [join(arena, name) for name in ("ann", "bob")]
+    lying = []
+    for person in people:  # two of the three, so that the last one lies open with both
+        for _ in range(2):
+            arena.vote(person, arena.next(person).id, {"overall": "same"})
+        lying.append(arena.next(person))
+    assert len({frozenset((one.left, one.right)) for one in lying}) == 1
+    later = time.time() + 3600
+    monkeypatch.setattr("unifl.web.arena.giving.time.time", lambda: later)
+    rest = [judge_all(arena, join(arena, name), better) for name in ("cat", "dan")]
+    assert rest == [1, 1]
+
+
 def test_known_pairs_come_now_and_then_and_tell_who_looks(make):
     gold = [PairPlan(first=0, second=1, gold=0.0), PairPlan(first=3, second=5, gold=0.0)]
     arena = make(gold=gold, gold_every=3, overlap=2)

@@ -23,7 +23,8 @@ from unifl.feedback.base import Space
 from unifl.feedback.black_box import require_scores
 from unifl.feedback.wire import CARD, CONTENT_TYPE, SCORE, TOKEN_VARIABLE, Served, at_once, digest, pack
 
-_TRY_AGAIN = frozenset({502, 503, 504})  # what a full or restarting server and a proxy before it say
+_TRY_AGAIN = frozenset({408, 429, 502, 503, 504})
+"""What a full, slow or restarting server and a proxy before it say."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds
 _TO_CONNECT = 10.0  # seconds in which a server has to be there when a run is put together
 _ANSWER_BYTES = 1_000_000

@@ -49,8 +49,11 @@ def give(connection: sqlite3.Connection, settings: ArenaSettings, annotator: int
 
 def give_back(connection: sqlite3.Connection, which: str, values: tuple[object, ...]) -> None:
     """Let pairs that were shown and not judged be given again, to anybody."""
+    # a pair may lie open with several people, and each of them gives it back
     connection.execute(
-        f"UPDATE pairs SET given = given - 1 WHERE id IN (SELECT pair FROM shown WHERE {which})", values
+        f"UPDATE pairs SET given = given - (SELECT COUNT(*) FROM shown WHERE pair = pairs.id AND {which}) "
+        f"WHERE id IN (SELECT pair FROM shown WHERE {which})",
+        (*values, *values),
     )
     connection.execute(f"UPDATE shown SET state = 'returned' WHERE {which}", values)
 
