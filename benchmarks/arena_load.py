@@ -42,8 +42,8 @@ class Seen:
     refused: list[str] = field(default_factory=list)
 
 
-def make(folder: Path, people: int, pairs: int, side: int = 512) -> None:
-    """An arena of noisy pictures of half a megabyte, as many pairs as are needed, and annotators."""
+def make(folder: Path, pairs: int, side: int = 512) -> None:
+    """An arena of noisy pictures of half a megabyte, as many pairs as are needed."""
     (folder / "pictures").mkdir(parents=True)
     draw = np.random.default_rng(0)
     for number in range(40):
@@ -128,7 +128,7 @@ def measure(people: int, seconds: float, *, kill: bool = False) -> tuple[Seen, l
     """Run annotators against a server; what they saw, and what was kept."""
     with tempfile.TemporaryDirectory() as folder:
         place, seen = Path(folder) / "arena", Seen()
-        make(place, people, pairs=int(people * seconds) + 10 * people)
+        make(place, pairs=int(people * seconds) + 10 * people)
         process, links = start(place, people)
         try:
             asyncio.run(run(links, seconds, seen, process if kill else None))
@@ -151,7 +151,7 @@ def summary(seen: Seen, stored: list[int], people: int, seconds: float) -> dict[
         "picture_ms": {
             f"p{p}": round(1000 * float(np.percentile(seen.pictures, p)), 1) for p in (50, 95, 99)
         },
-        "load_before": round(os.getloadavg()[2], 2),
+        "load_15_minutes": round(os.getloadavg()[2], 2),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
     }

@@ -35,7 +35,7 @@ def test_wrong_use_is_one_line(audited, unifl):
     for arguments, message in (
         (["nothing"], "there is no folder nothing"),
         (["runs/refl"], "names no judge that is held out"),
-        (["runs/refl", "--judge", "a=x:y", "--judge", "a=x:z"], "two judges are called 'a'"),
+        (["runs/refl", "--judge", "a=x:y", "--judge", "a=x:z"], "two are called 'a'"),
         (["runs/refl", "--judge", "assembly_toy:red", "--prompts", "prompts.txt"], "which trained"),
         (["pictures"], "is not the folder of a run"),
     ):

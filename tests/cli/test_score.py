@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+from unifl.cli.score import labelled
+from unifl.errors import UserError
+
 
 def test_pictures_are_scored_from_the_command_line(workspace, unifl):
     drawn = unifl(
@@ -35,3 +40,14 @@ def test_wrong_use_is_one_line(workspace, unifl):
 def test_scorers_are_listed(unifl):
     result = unifl("scorers")
     assert result.exit_code == 0 and "pickscore" in result.output and "jpeg_small" in result.output
+
+
+@pytest.mark.parametrize("names", [("a:colour", "b:colour"), ("x=sharpness", "x=jpeg_small")])
+def test_two_scorers_of_one_name_are_refused(names):
+    with pytest.raises(UserError, match="two are called '(colour|x)'; give them names"):
+        labelled(names)
+    assert labelled(["a:colour", "mine=b:colour", "rewards/liked"]) == {
+        "colour": "a:colour",
+        "mine": "b:colour",
+        "liked": "rewards/liked",
+    }

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from unifl.cli.console import err, interrupted, out, quiet_libraries, this_command
-from unifl.errors import UserError
+from unifl.cli.score import labelled
 
 
 def audit(
@@ -54,7 +54,7 @@ def audit(
     from unifl.evaluation.audit_page import PAGE
 
     request = AuditRequest(
-        judges=_labelled(judges or []),
+        judges=labelled(judges),
         prompts=prompts,
         num_prompts=num_prompts,
         samples=seeds,
@@ -81,15 +81,3 @@ def audit(
     out.print(f"{found.outcome.verdict}: {found.outcome.reason}", highlight=False, soft_wrap=True)
     page = (folder or run / FOLDER) / PAGE
     out.print(f"the page is {page}", highlight=False, soft_wrap=True)
-
-
-def _labelled(names: list[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for text in names:
-        label, equals, name = text.partition("=")
-        if not equals:
-            label, name = text.rpartition(":")[2].rpartition("/")[2], text
-        if label in found:
-            raise UserError(f"two judges are called {label!r}; give them names: first=NAME second=NAME")
-        found[label] = name
-    return found

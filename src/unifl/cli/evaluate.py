@@ -126,7 +126,7 @@ def evaluate(
     from unifl.cli.score import by_label, labelled
     from unifl.evaluation.geneval import Thresholds
 
-    asked = dict(labelled(name) for name in scores or ())
+    asked = labelled(scores)
     places, bases = by_label(weights, asked), by_label(base, asked)
     readings = ReadingsRequest(
         scorers={

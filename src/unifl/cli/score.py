@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -63,7 +64,7 @@ def score(
     from unifl.assembly.scoring import score_folder
 
     place = chosen_device(device)
-    asked = dict(labelled(name) for name in names or ())
+    asked = labelled(names)
     if not asked:
         raise UserError(
             "no scorer was named; write one or more after the folder (`unifl scorers` lists them)"
@@ -109,12 +110,21 @@ def scorers() -> None:
     out.print(table)
 
 
-def labelled(text: str) -> tuple[str, str]:
-    """LABEL=SCORER, or a scorer under its own last name."""
-    label, equals, path = text.partition("=")
-    if equals:
-        return label, path
-    return text.rpartition(":")[2].rpartition("/")[2] or text, text
+def labelled(texts: Sequence[str] | None) -> dict[str, str]:
+    """LABEL=SCORER each, or a scorer under its own last name.
+
+    Raises:
+        UserError: Two of one name.
+    """
+    found: dict[str, str] = {}
+    for text in texts or ():
+        label, equals, path = text.partition("=")
+        if not equals:
+            label, path = text.rpartition(":")[2].rpartition("/")[2] or text, text
+        if label in found:
+            raise UserError(f"two are called {label!r}; give them names: first=NAME second=NAME")
+        found[label] = path
+    return found
 
 
 def by_label(given: list[str] | None, asked: dict[str, str]) -> dict[str, str]:
