@@ -87,12 +87,15 @@ _AGAIN = _Try(
 )  # fmt: skip
 _THIRD = _Try(
     "e", "f", runs.third(runs.HACKED), runs.third(runs.SOUND), ", the same rule with more prompts on new runs",
-    f"{_SEEN} After gold had seen the runs of claims a to d, the validation judge was asked alone, on training prompts, "
-    "how far the choice of a checkpoint hangs on the prompts that an audit looks at (`benchmarks/audit_choice.py`): on "
-    "four other runs that hack their reward, 55 % of choices from 64 of 1,024 prompts fell on another checkpoint than "
-    "the choice from all of them, and 8 % of those from 512. So the audits of these runs look at all 477 prompts of "
-    "validation instead of the first 64; the rule is that of claims c and d. Seeds and held-out prompts are new, and all "
-    "was fixed before any of these runs was trained. It is the third try: read it with the other two.", "fresh_again",
+    f"{_SEEN} "
+    "After gold had seen the runs of claims a to d, the validation judge alone was asked, on training prompts, "
+    "how far the choice of a checkpoint hangs on the prompts that an audit looks at "
+    "(`benchmarks/audit_choice.py`): on four other runs that hack their reward, 55 % of choices from 64 of "
+    "1,024 prompts fell on another checkpoint than the choice from all of them, and 8 % of those from 512. So "
+    "the audits of these runs look at all 477 prompts of validation instead of the first 64; the rule is that "
+    "of claims c and d. Seeds and held-out prompts are new, and all was fixed before any of these runs was "
+    "trained. It is the third try: read it with the other two.",
+    "fresh_again",
 )  # fmt: skip
 _TRIES = (_FIRST, _AGAIN, _THIRD)
 
