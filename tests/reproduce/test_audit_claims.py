@@ -155,8 +155,9 @@ def test_a_run_is_audited_before_gold_draws_it(place, monkeypatch):
 
 
 def test_every_set_of_runs_has_prompts_of_its_own_for_gold():
-    sets = [set(measuring.held_out_prompts(200, which)) for which in ("held_out", "fresh", "fresh_again")]
-    assert [len(one) for one in sets][1:] == [200, 200]
+    number = PAPER.num_prompts
+    sets = [set(measuring.held_out_prompts(number, which)) for which in ("held_out", "fresh", "fresh_again")]
+    assert [len(one) for one in sets][1:] == [number, number]
     assert not sets[0] & sets[1] and not sets[0] & sets[2] and not sets[1] & sets[2]
     of = {training.name: training for training in PAPER.trainings()}
     for renamed, prompts, looked in ((runs.again, "fresh", 64), (runs.third, "fresh_again", 477)):

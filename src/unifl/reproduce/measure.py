@@ -177,7 +177,7 @@ def held_out_prompts(number: int, which: PromptSet) -> list[str]:
         return sample_prompts(number, seed=EVALUATION_SEED, held_out=True)
     several = sample_prompts(4 * number, seed=EVALUATION_SEED, held_out=True)
     if which in _FRESH:
-        others = dict.fromkeys(sample_prompts(4 * number, seed=_FRESH_SEED, held_out=True))
+        others = dict.fromkeys(sample_prompts(8 * number, seed=_FRESH_SEED, held_out=True))
         first = number * _FRESH.index(which)
         found = [prompt for prompt in others if prompt not in set(several)][first : first + number]
         assert len(found) == number
