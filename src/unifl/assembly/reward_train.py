@@ -21,12 +21,13 @@ from unifl import config as configs
 from unifl.assembly.device import chosen_device
 from unifl.assembly.reward_data import check_policy, encoded, open_pairs, policy_spread
 from unifl.assembly.reward_found import calibration_png, pair_facts
+from unifl.assembly.reward_split import Split, split_pairs
 from unifl.assembly.reward_train_config import RewardTrainConfig
 from unifl.data.preferences.kept_pictures import KeptPictures
 from unifl.data.preferences.rankings import rankings
 from unifl.disk import write_atomically
 from unifl.errors import UserError
-from unifl.feedback.fit import FitConfig, FitRow, Pairs, fit_reward, leads, split_by_unit
+from unifl.feedback.fit import FitConfig, FitRow, Pairs, fit_reward, leads
 from unifl.feedback.fit_loop import Watch
 from unifl.feedback.fit_rankings import Ranked, fit_rankings
 from unifl.feedback.reward_models import (
@@ -63,19 +64,14 @@ def train_reward(
         progress: Called after every step.
 
     Returns:
-        What it is worth on held-out prompts.
+        What it is worth on held-out prompts, on which nothing was chosen (`unifl.assembly.reward_split`).
 
     Raises:
         UserError: A folder of something else, or of other settings; data without pairs of two prompts or more.
     """
     _refuse_others(config, data, folder)
     rows = open_pairs(config, data)
-    held_out = split_by_unit(rows.index.prompts.codes, config.fit.held_out, seed=config.fit.seed)
-    if rows.index.tie[held_out].all():
-        raise UserError(
-            "every pair that is held out is a tie, so that nothing can be measured; take another fit.seed, or a larger "
-            "fit.held_out"
-        )
+    split = split_pairs(rows.index, config)
     if config.policy is not None:
         check_policy(config.policy)
     _remember(config, data, folder, pair_facts(rows.index, np.arange(len(rows)))["pairs_sha256"])
@@ -87,7 +83,7 @@ def train_reward(
         voters = None if config.voters is None else replace(config.voters, latents=network.latents)
         config = replace(config, network=network, voters=voters)
     training = _Training(
-        config, rows, pairs, held_out, process if config.network.timed else None, folder, device
+        config, rows, pairs, split, process if config.network.timed else None, folder, device
     )
     training.progress = progress
     found = training.run()
@@ -105,16 +101,15 @@ class _Training:
         config: RewardTrainConfig,
         rows: KeptPictures,
         pairs: Pairs,
-        held_out: list[int],
+        split: Split,
         process: Process | None,
         folder: Path,
         device: str,
     ) -> None:
         self.config, self.rows, self.pairs, self.process = config, rows, pairs, process
         self.folder, self.work, self.device = folder, folder / _WORK, device
-        self.held_out = np.array(held_out)
-        self.kept = np.setdiff1d(np.arange(len(rows)), self.held_out)
-        self.judged = self.kept[~rows.index.tie[self.kept]]
+        self.split = split
+        self.judged = split.fitted[~rows.index.tie[split.fitted]]
         self.voter_fit = config.voter_fit or config.fit
         self.voters = config.voting.models if config.voting is not None else 0
 
@@ -122,13 +117,13 @@ class _Training:
         """Vote, fit, measure, save."""
         treatment, told = self._voted() if self.voters else (None, {})
         network = self._fitted("model", self.config.network, self.config.fit, treatment)
-        index = self.rows.index
-        lead = leads(network, self.pairs, self.held_out.tolist())
-        label = np.where(index.tie[self.held_out], 0.5, 1.0)
-        found = preference_accuracy(lead, label, index.prompts.codes[self.held_out])
+        index, measured = self.rows.index, self.split.measured
+        lead = leads(network, self.pairs, measured.tolist())
+        label = np.where(index.tie[measured], 0.5, 1.0)
+        found = preference_accuracy(lead, label, index.prompts.codes[measured])
         write_atomically(self.folder / EVALUATION, (json.dumps(asdict(found), indent=1) + "\n").encode())
         calibration_png(found, self.folder / CALIBRATION)
-        facts = {**pair_facts(index, self.kept), **told, "accuracy": asdict(found.decided)}
+        facts = {**pair_facts(index, self.split.fitted), **told, "accuracy": asdict(found.decided)}
         save_reward_model(network, self.folder, name=self.config.name, found=facts)
         return found
 
@@ -200,8 +195,9 @@ class _Training:
                 self._fit_rankings(network, config, watch, spread)
             else:
                 fit_reward(
-                    network, self.pairs, config=config, held_out=self.held_out.tolist(), treatment=treatment,
-                    process=self.process, spread=spread, watch=watch,
+                    network, self.pairs, config=config, held_out=self.split.ends.tolist(),
+                    fitted=self.split.fitted.tolist(), treatment=treatment, process=self.process, spread=spread,
+                    watch=watch,
                 )  # fmt: skip
         finally:
             lines.close()
@@ -210,14 +206,14 @@ class _Training:
     def _fit_rankings(self, network: nn.Module, config: FitConfig, watch: Watch, spread: Any) -> None:
         import torch
 
-        found = rankings(self.rows.index, self.kept.tolist())
+        found = rankings(self.rows.index, self.split.fitted.tolist())
 
         def read(number: int) -> Ranked:
             one = found[number]
             return Ranked(one.prompt, torch.stack([self.rows.image(picture) for picture in one.pictures]))
 
-        held_out = KeptPictures(self.rows.index.take(self.held_out), resolution=self.rows.resolution)
-        fit_rankings(network, read, len(found), held_out, config=config, spread=spread, watch=watch)
+        ends = KeptPictures(self.rows.index.take(self.split.ends), resolution=self.rows.resolution)
+        fit_rankings(network, read, len(found), ends, config=config, spread=spread, watch=watch)
 
     def _stepped(self, name: str, before: int, step: int) -> None:
         if self.progress is not None:

@@ -32,7 +32,7 @@ class RewardTrainConfig:
     network: RewardModelConfig = field(default_factory=RewardModelConfig)
     """The model."""
     fit: FitConfig = field(default_factory=FitConfig)
-    """Its fit; `held_out` is a share of the prompts."""
+    """Its fit; `held_out` is a share of the prompts. With `keep_best` half of these end the fit, the others measure."""
     voting: VotingConfig | None = None
     """Let several models vote on the labels first."""
     voters: RewardModelConfig | None = None

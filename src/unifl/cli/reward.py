@@ -99,9 +99,9 @@ def train(
     r"""Train a reward model on pairs that people compared.
 
     Backbones: small (a network for a laptop), clip, siglip, blip (with
-    network.base), latent (noisy latents too, with network.timed=true). Pairs of a
-    tenth of the prompts are held out and tell how good it is. What comes out is
-    a folder that a recipe, `unifl score` and `unifl reward eval` open by its
+    network.base), latent (noisy latents too, with network.timed=true). A tenth of
+    the prompts is held out: half of them say where the fit ends, and the others
+    tell how good it is. What comes out is a folder that a recipe, `unifl score` and `unifl reward eval` open by its
     path, with a card, the course of the fit and a picture of its calibration.
     A training that was interrupted goes on by the same command.
 

@@ -71,7 +71,7 @@ def _facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         right = found["accuracy"]
         facts.append(
             (
-                "held-out pairs of other prompts",
+                f"pairs of {right['n']} held-out prompts",
                 f"{right['value']:.1%} [{right['low']:.1%}, {right['high']:.1%}] ordered as labelled",
             )
         )
