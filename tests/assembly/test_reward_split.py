@@ -105,12 +105,16 @@ def test_too_few_prompts_and_parts_of_ties_are_told_before_work(tmp_path):
     _, ends, measured = parts(write_pairs(tmp_path / "pairs"), settings())
     for ties, what in ((ends, "end the fit"), (measured, "measure")):
         folder = write_pairs(tmp_path / what, ties)
-        with pytest.raises(UserError, match=f"every held-out pair that is to {what} is a tie"):
+        with pytest.raises(UserError, match=f"every pair that is to {what} is a tie"):
             train_reward(settings(), folder, tmp_path / "reward")
         plain = settings(fit={"keep_best": False})
         assert parts(folder, plain)[2] == ends | measured  # the other half measures
-    with pytest.raises(UserError, match="that is to measure is a tie"):
-        train_reward(plain, write_pairs(tmp_path / "all", ends | measured), tmp_path / "reward")
+    for name, ties, what in (
+        ("held", ends | measured, "measure"),
+        ("fitted", set(range(10)) - ends - measured, "be learnt from"),
+    ):
+        with pytest.raises(UserError, match=f"that is to {what} is a tie"):
+            train_reward(plain, write_pairs(tmp_path / name, ties), tmp_path / "reward")
     assert not (tmp_path / "reward").exists()
 
 

@@ -41,6 +41,7 @@ def split_pairs(index: PreferenceIndex, config: RewardTrainConfig) -> Split:
     prompts, fit = index.prompts.codes, config.fit
     held_out = np.array(split_by_unit(prompts, fit.held_out, seed=fit.seed))
     fitted = np.setdiff1d(np.arange(len(prompts)), held_out)
+    _decided(index, fitted, "be learnt from")
     if not _chooses(config):
         _decided(index, held_out, "measure")
         return Split(fitted, held_out, held_out)
@@ -66,6 +67,6 @@ def _chooses(config: RewardTrainConfig) -> bool:
 def _decided(index: PreferenceIndex, rows: Int64[np.ndarray, " m"], what: str) -> None:
     if index.tie[rows].all():
         raise UserError(
-            f"every held-out pair that is to {what} is a tie, which says nothing; take another fit.seed, or a larger "
-            "fit.held_out"
+            f"every pair that is to {what} is a tie, which says nothing; take another fit.seed or fit.held_out, or "
+            "more pairs"
         )

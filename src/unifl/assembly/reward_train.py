@@ -19,13 +19,14 @@ from torch import nn
 
 from unifl import config as configs
 from unifl.assembly.device import chosen_device
-from unifl.assembly.reward_data import check_policy, encoded, open_pairs, policy_spread
+from unifl.assembly.reward_checks import check_training
+from unifl.assembly.reward_data import encoded, open_autoencoder, open_pairs, policy_spread, with_towers
 from unifl.assembly.reward_found import calibration_png, pair_facts
 from unifl.assembly.reward_split import Split, split_pairs
 from unifl.assembly.reward_train_config import RewardTrainConfig
 from unifl.data.preferences.kept_pictures import KeptPictures
 from unifl.data.preferences.rankings import rankings
-from unifl.disk import write_atomically
+from unifl.disk import require_writable, write_atomically
 from unifl.errors import UserError
 from unifl.feedback.fit import FitConfig, FitRow, Pairs, fit_reward, leads
 from unifl.feedback.fit_loop import Watch
@@ -67,24 +68,23 @@ def train_reward(
         What it is worth on held-out prompts, on which nothing was chosen (`unifl.assembly.reward_split`).
 
     Raises:
-        UserError: A folder of something else, or of other settings; data without pairs of two prompts or more.
+        UserError: A folder of something else, or of other settings; data without pairs of enough prompts; whatever else
+            would end the training later.
     """
     _refuse_others(config, data, folder)
     rows = open_pairs(config, data)
     split = split_pairs(rows.index, config)
-    if config.policy is not None:
-        check_policy(config.policy)
-    _remember(config, data, folder, pair_facts(rows.index, np.arange(len(rows)))["pairs_sha256"])
-    device = chosen_device(config.device)
+    device, asked = chosen_device(config.device), config
+    generator = open_autoencoder(config, device) if config.network.backbone == "latent" else None
+    if generator is not None:
+        config = with_towers(config, generator)
+    check_training(config, rows.index, split)
+    _remember(asked, data, folder, pair_facts(rows.index, np.arange(len(rows)))["pairs_sha256"])
     pairs: Pairs = rows
-    process: Process | None = None
-    if config.network.backbone == "latent":
-        pairs, network, process = encoded(config, rows, folder / _WORK / "encoded", device)
-        voters = None if config.voters is None else replace(config.voters, latents=network.latents)
-        config = replace(config, network=network, voters=voters)
-    training = _Training(
-        config, rows, pairs, split, process if config.network.timed else None, folder, device
-    )
+    if generator is not None:
+        pairs = encoded(generator, rows, folder / _WORK / "encoded")
+    process = None if generator is None else generator.process
+    training = _Training(config, rows, pairs, split, process, folder, device)
     training.progress = progress
     found = training.run()
     shutil.rmtree(folder / _WORK, ignore_errors=True)
@@ -196,8 +196,8 @@ class _Training:
             else:
                 fit_reward(
                     network, self.pairs, config=config, held_out=self.split.ends.tolist(),
-                    fitted=self.split.fitted.tolist(), treatment=treatment, process=self.process, spread=spread,
-                    watch=watch,
+                    fitted=self.split.fitted.tolist(), treatment=treatment,
+                    process=self.process if shape.timed else None, spread=spread, watch=watch,
                 )  # fmt: skip
         finally:
             lines.close()
@@ -253,14 +253,16 @@ def _refuse_others(config: RewardTrainConfig, data: str, folder: Path) -> None:
                 f"{folder} holds a training of other settings or data, which are in {path}; name another folder, or "
                 "remove it"
             )
+    elif folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; name a folder for the reward model")
     elif folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; name another folder for the reward model")
 
 
 def _remember(config: RewardTrainConfig, data: str, folder: Path, pairs: str) -> None:
     """Write down what is trained on which pairs, or find that the pairs are those of the training that goes on."""
-    (folder / _WORK).mkdir(parents=True, exist_ok=True)
     known = folder / _WORK / _PAIRS
+    require_writable(known)
     if known.is_file() and known.read_text(encoding="utf-8") != pairs:
         raise UserError(
             f"{data} has changed since the training in {folder} began; name another folder, or remove that one"
