@@ -39,7 +39,7 @@ def evaluate_reward(
     """
     if reward.space != "pixel":
         raise UserError(
-            f"{reward.name} scores {reward.space}s, and these are pictures; choose a reward on pixels"
+            f"{reward.name} reads {reward.space}s, and these are pictures; choose a reward on pixels"
         )
     index = pairs.index
     prompts, pictures, places = once_per_prompt(index, np.concatenate([index.win, index.lose]))

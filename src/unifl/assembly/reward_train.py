@@ -19,6 +19,7 @@ from torch import nn
 
 from unifl import config as configs
 from unifl.assembly.device import chosen_device
+from unifl.assembly.on_pictures import AUTOENCODER, autoencoder_facts
 from unifl.assembly.reward_checks import check_training
 from unifl.assembly.reward_data import encoded, open_autoencoder, open_pairs, policy_spread, with_towers
 from unifl.assembly.reward_found import calibration_png, pair_facts
@@ -40,7 +41,7 @@ from unifl.feedback.reward_models import (
 )
 from unifl.feedback.voting import Strength, Treatment, treat, vote
 from unifl.metrics.preference_accuracy import PreferenceAccuracy, preference_accuracy
-from unifl.process import Process
+from unifl.models import Generator
 from unifl.training.logging import StepLines
 from unifl.training.statefile import load_state, save_state
 
@@ -83,8 +84,7 @@ def train_reward(
     pairs: Pairs = rows
     if generator is not None:
         pairs = encoded(generator, rows, folder / _WORK / "encoded")
-    process = None if generator is None else generator.process
-    training = _Training(config, rows, pairs, split, process, folder, device)
+    training = _Training(config, rows, pairs, split, generator, folder, device)
     training.progress = progress
     found = training.run()
     shutil.rmtree(folder / _WORK, ignore_errors=True)
@@ -102,11 +102,11 @@ class _Training:
         rows: KeptPictures,
         pairs: Pairs,
         split: Split,
-        process: Process | None,
+        generator: Generator | None,
         folder: Path,
         device: str,
     ) -> None:
-        self.config, self.rows, self.pairs, self.process = config, rows, pairs, process
+        self.config, self.rows, self.pairs, self.generator = config, rows, pairs, generator
         self.folder, self.work, self.device = folder, folder / _WORK, device
         self.split = split
         self.judged = split.fitted[~rows.index.tie[split.fitted]]
@@ -124,6 +124,8 @@ class _Training:
         write_atomically(self.folder / EVALUATION, (json.dumps(asdict(found), indent=1) + "\n").encode())
         calibration_png(found, self.folder / CALIBRATION)
         facts = {**pair_facts(index, self.split.fitted), **told, "accuracy": asdict(found.decided)}
+        if self.generator is not None:
+            facts[AUTOENCODER] = autoencoder_facts(self.config.autoencoder, self.generator)
         save_reward_model(network, self.folder, name=self.config.name, found=facts)
         return found
 
@@ -197,7 +199,8 @@ class _Training:
                 fit_reward(
                     network, self.pairs, config=config, held_out=self.split.ends.tolist(),
                     fitted=self.split.fitted.tolist(), treatment=treatment,
-                    process=self.process if shape.timed else None, spread=spread, watch=watch,
+                    process=self.generator.process if self.generator is not None and shape.timed else None,
+                    spread=spread, watch=watch,
                 )  # fmt: skip
         finally:
             lines.close()

@@ -61,6 +61,7 @@ def evaluate(
     quiet_libraries()
     from unifl.assembly import resolve
     from unifl.assembly.device import chosen_device
+    from unifl.assembly.on_pictures import on_pictures
     from unifl.assembly.reward_eval import evaluate_reward
     from unifl.data.preferences import Filters, PreferenceIndex, PreferenceSet, read_preferences, select
     from unifl.errors import UserError
@@ -71,8 +72,9 @@ def evaluate(
         raise UserError(f"{data} holds likes, which are no pairs; a reward is compared on pairs")
     chosen, _ = select(index, Filters(), ties="keep")
     pairs = PreferenceSet(chosen, resolution=resolution).checked(sizes=False)
+    reward = resolve.feedback(resolve.named(scorer, weights=weights, base=base), name=scorer, device=place)
     found = evaluate_reward(
-        resolve.feedback(resolve.named(scorer, weights=weights, base=base), name=scorer, device=place),
+        on_pictures(reward, device=place),
         pairs,
         batch_size=batch_size,
         device=place,

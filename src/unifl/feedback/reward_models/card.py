@@ -53,7 +53,11 @@ def write_card(folder: Path, told: Mapping[str, Any]) -> None:
         "```",
         "",
         "or by its path in a recipe (`rewards: {mine: path/to/this/folder}`)"
-        + ("." if kind == "latent" else ", in `unifl score` and in `unifl reward eval`."),
+        + (
+            ", in `unifl score` and in `unifl reward eval`."
+            if kind != "latent" or "autoencoder" in found
+            else "."
+        ),
         "",
     ]
     write_atomically(folder / "README.md", "\n".join(lines).encode())
@@ -65,6 +69,8 @@ def _facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         facts.append(
             ("trained on", f"{found['pairs']} pairs of {found['prompts']} prompts from {found['data']}")
         )
+    if "autoencoder" in found:
+        facts.append(("latents of", found["autoencoder"]["model"]))
     if "flipped" in found:
         facts.append(("voting", f"{found['voters']} models; {found['flipped']} labels were against the vote"))
     if "accuracy" in found:
