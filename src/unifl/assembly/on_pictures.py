@@ -89,6 +89,7 @@ class BehindAutoencoder:
         if tuple(images.shape[2:]) != (height, width):
             raise UserError(
                 f"{self.name} judges latents of pictures of {height} x {width} px, and these are of "
-                f"{images.shape[2]} x {images.shape[3]}; bring them to that size (--resolution {height})"
+                f"{images.shape[2]} x {images.shape[3]}; bring them to that size, as reward eval does with "
+                f"--resolution {height}"
             )
         return self.reward(self.generator.encode(images), prompts)

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from unifl.models import Generator, load_generator
 from unifl.randomness import row_order
 
 _SMALL = 64
+_POLICY_PICTURES = 1024  # of the policy that stay in memory
 
 
 def open_pairs(config: RewardTrainConfig, data: str) -> KeptPictures:
@@ -133,12 +135,10 @@ def policy_spread(
         UserError: No folder of samples, a row without picture and prompt, or no prompt with enough of them.
     """
     groups = _samples(policy)
-    pictures: dict[Path, Tensor] = {}
 
+    @lru_cache(maxsize=_POLICY_PICTURES)
     def read(path: Path) -> Tensor:
-        if path not in pictures:
-            pictures[path] = to_tensor(fit_picture(read_picture(path), resolution))
-        return pictures[path]
+        return to_tensor(fit_picture(read_picture(path), resolution))
 
     def found(step: int) -> Tensor:
         device = next(network.parameters()).device

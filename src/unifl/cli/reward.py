@@ -62,10 +62,13 @@ def evaluate(
     from unifl.assembly import resolve
     from unifl.assembly.device import chosen_device
     from unifl.assembly.on_pictures import on_pictures
-    from unifl.assembly.reward_eval import evaluate_reward
+    from unifl.assembly.reward_eval import evaluate_reward, warn_if_learnt
     from unifl.data.preferences import Filters, PreferenceIndex, PreferenceSet, read_preferences, select
+    from unifl.disk import require_writable
     from unifl.errors import UserError
 
+    if output is not None:
+        require_writable(output)
     place = chosen_device(device)
     index = read_preferences(data, form=form, split=split, score=score)
     if not isinstance(index, PreferenceIndex):
@@ -73,6 +76,7 @@ def evaluate(
     chosen, _ = select(index, Filters(), ties="keep")
     pairs = PreferenceSet(chosen, resolution=resolution).checked(sizes=False)
     reward = resolve.feedback(resolve.named(scorer, weights=weights, base=base), name=scorer, device=place)
+    warn_if_learnt(reward, index)
     found = evaluate_reward(
         on_pictures(reward, device=place),
         pairs,
