@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 
@@ -42,10 +43,10 @@ def trained(tmp_path_factory):
     write_jsonl(folder / "pairs" / "metadata.jsonl", rows)
     fit = {"steps": 4, "batch_size": 4, "evaluate_every": 4, "held_out": 0.5}
     config = configs.load(
-        {"network": {"backbone": "latent"}, "autoencoder": str(folder / "model"), "fit": fit},
-        RewardTrainConfig,
+        {"network": {"backbone": "latent"}, "autoencoder": "model", "fit": fit}, RewardTrainConfig
     )
-    found = train_reward(config, str(folder / "pairs"), folder / "reward")
+    with contextlib.chdir(folder):  # it is found from elsewhere, too
+        found = train_reward(config, "pairs", folder / "reward")
     return folder, config, found, side
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -41,7 +41,7 @@ from unifl.feedback.reward_models import (
 )
 from unifl.feedback.voting import Strength, Treatment, treat, vote
 from unifl.metrics.preference_accuracy import PreferenceAccuracy, preference_accuracy
-from unifl.models import Generator
+from unifl.process import Process
 from unifl.training.logging import StepLines
 from unifl.training.statefile import load_state, save_state
 
@@ -81,11 +81,13 @@ def train_reward(
         config = with_towers(config, generator)
     check_training(config, rows.index, split)
     _remember(asked, data, folder, pair_facts(rows.index, np.arange(len(rows)))["pairs_sha256"])
-    pairs: Pairs = rows
-    if generator is not None:
-        pairs = encoded(generator, rows, folder / _WORK / "encoded")
-    training = _Training(config, rows, pairs, split, generator, folder, device)
+    training = _Training(config, rows, split, folder, device)
     training.progress = progress
+    if generator is not None:
+        training.pairs = encoded(generator, rows, folder / _WORK / "encoded")
+        training.process = generator.process
+        training.told = {AUTOENCODER: autoencoder_facts(config.autoencoder, generator)}
+        generator = None  # its networks, which may fill a GPU, have done their work
     found = training.run()
     shutil.rmtree(folder / _WORK, ignore_errors=True)
     return found
@@ -95,27 +97,22 @@ class _Training:
     """One training: its data, its folder and how far it is."""
 
     progress: Progress | None = None
+    process: Process | None = None
+    told: Mapping[str, Any] = {}
 
     def __init__(
-        self,
-        config: RewardTrainConfig,
-        rows: KeptPictures,
-        pairs: Pairs,
-        split: Split,
-        generator: Generator | None,
-        folder: Path,
-        device: str,
+        self, config: RewardTrainConfig, rows: KeptPictures, split: Split, folder: Path, device: str
     ) -> None:
-        self.config, self.rows, self.pairs, self.generator = config, rows, pairs, generator
+        self.config, self.rows, self.split = config, rows, split
         self.folder, self.work, self.device = folder, folder / _WORK, device
-        self.split = split
+        self.pairs: Pairs = rows
         self.judged = split.fitted[~rows.index.tie[split.fitted]]
         self.voter_fit = config.voter_fit or config.fit
         self.voters = config.voting.models if config.voting is not None else 0
 
     def run(self) -> PreferenceAccuracy:
         """Vote, fit, measure, save."""
-        treatment, told = self._voted() if self.voters else (None, {})
+        treatment, voted = self._voted() if self.voters else (None, {})
         network = self._fitted("model", self.config.network, self.config.fit, treatment)
         index, measured = self.rows.index, self.split.measured
         lead = leads(network, self.pairs, measured.tolist())
@@ -123,9 +120,9 @@ class _Training:
         found = preference_accuracy(lead, label, index.prompts.codes[measured])
         write_atomically(self.folder / EVALUATION, (json.dumps(asdict(found), indent=1) + "\n").encode())
         calibration_png(found, self.folder / CALIBRATION)
-        facts = {**pair_facts(index, self.split.fitted), **told, "accuracy": asdict(found.decided)}
-        if self.generator is not None:
-            facts[AUTOENCODER] = autoencoder_facts(self.config.autoencoder, self.generator)
+        facts = {
+            **pair_facts(index, self.split.fitted), **self.told, **voted, "accuracy": asdict(found.decided),
+        }  # fmt: skip
         save_reward_model(network, self.folder, name=self.config.name, found=facts)
         return found
 
@@ -199,8 +196,7 @@ class _Training:
                 fit_reward(
                     network, self.pairs, config=config, held_out=self.split.ends.tolist(),
                     fitted=self.split.fitted.tolist(), treatment=treatment,
-                    process=self.generator.process if self.generator is not None and shape.timed else None,
-                    spread=spread, watch=watch,
+                    process=self.process if shape.timed else None, spread=spread, watch=watch,
                 )  # fmt: skip
         finally:
             lines.close()
