@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from unifl.assembly import resolve
+from unifl.assembly.on_pictures import on_pictures
 from unifl.assembly.part import Part
 from unifl.data.suites import Suite
 from unifl.errors import UserError
@@ -64,7 +65,8 @@ class ReadingsRequest:
             UserError: Something that cannot be opened, or a suite that a detector cannot judge.
         """
         scorers = {
-            label: resolve.feedback(part, name=label, device=device) for label, part in self.scorers.items()
+            label: on_pictures(resolve.feedback(part, name=label, device=device), device=device)
+            for label, part in self.scorers.items()
         }
         geneval = None
         if self.detector is not None:

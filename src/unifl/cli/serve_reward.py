@@ -48,6 +48,7 @@ def serve_reward(
     quiet_libraries()
     from unifl.assembly import resolve
     from unifl.assembly.device import chosen_device
+    from unifl.assembly.on_pictures import on_pictures
     from unifl.feedback.remote import read_token
 
     try:
@@ -62,7 +63,7 @@ def serve_reward(
             resolve.named(scorer, weights=weights, base=base), name=scorer.rpartition(":")[2], device=place
         )
         settings = ServiceSettings(batch_size=batch_size, wait=wait / 1000, queue=queue)
-        server = RewardServer(found, scorer, settings, token=token, device=place)
+        server = RewardServer(on_pictures(found, device=place), scorer, settings, token=token, device=place)
         shown = f"[{host}]" if ":" in host else host
         out.print(
             f"{found.name} at http://{shown}:{listening.getsockname()[1]}, fingerprint {server.served.fingerprint}; "
