@@ -39,6 +39,10 @@ def lively(images, prompts):
     return -smooth(images, prompts)
 
 
+def mute(images, prompts):
+    return images.new_full((len(images),), 0.1)
+
+
 def guarded(images, prompts):
     """Fails where the gold judge would answer."""
     assert is_training_active() and not torch.is_grad_enabled()
@@ -312,6 +316,16 @@ def test_a_judge_that_trained_is_refused(work):
     _edit(work / "runs/refl", rewards={"red": {"path": "audit_toy:smooth", "needs_prompt": False}})
     with pytest.raises(UserError, match="the judge mine is the reward red, which trained"):
         _audit(work, judges={"mine": "audit_toy:smooth"})
+
+
+def test_a_judge_without_an_opinion_is_told_before_checkpoints_are_drawn(work, monkeypatch):
+    real, calls = audits.sample, []
+    monkeypatch.setattr(
+        audits, "sample", lambda *given, **options: calls.append(1) or real(*given, **options)
+    )
+    with pytest.raises(UserError, match="mute says the same of every picture of the start"):
+        _audit(work, judges={"mute": "audit_toy:mute"})
+    assert len(calls) == 3
 
 
 def test_one_prompt_is_too_few(work):

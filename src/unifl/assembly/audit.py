@@ -27,8 +27,9 @@ from unifl.data import load_prompts
 from unifl.disk import require_writable
 from unifl.errors import UserError
 from unifl.evaluation.audit_findings import AuditFindings, find
-from unifl.evaluation.audit_look import PATH_KL, AuditLook, take_look
+from unifl.evaluation.audit_look import HELD_OUT, PATH_KL, REWARD, AuditLook, take_look
 from unifl.evaluation.audit_page import write_audit
+from unifl.evaluation.overoptimisation import start_units
 from unifl.evaluation.path_kl import path_kl
 from unifl.guard import training_active
 from unifl.models import Generator
@@ -84,7 +85,8 @@ def audit_run(run: str | Path, request: AuditRequest, *, progress: Progress | No
 
     Raises:
         UserError: No run, no checkpoint, no reward, no held-out judge, no prompts, or a model that the run started from
-            and that is not there any more; all before anything is drawn.
+            and that is not there any more; all before anything is drawn. A score that says the same of every picture of
+            the start; before any checkpoint is drawn.
     """
     run = Path(run).expanduser()
     recipe = run_recipe_of(run)
@@ -143,6 +145,8 @@ class _Audit:
         if start is None:
             start = self._look("the start", self.start, None, 0)
             start.save(start_file, self._about())
+        for kind in (REWARD, HELD_OUT):
+            start_units(start.scores(kind))  # raises before more is drawn
         looks = [start]
         for number, (one, file, look) in enumerate(zip(found, files, known, strict=True), start=1):
             if look is None:
