@@ -1,4 +1,4 @@
-"""Room and permission on the disk, asked for before anything is written; files never half written, and their hashes."""
+"""Room and permission on the disk, asked for before anything is written; files never half written, hashed, read."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from unifl.errors import UserError
 
@@ -71,6 +76,30 @@ def write_atomically(path: str | Path, content: bytes) -> Path:
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+@contextmanager
+def damage_as_value_error() -> Iterator[None]:
+    """Whatever numpy and zipfile raise of an `.npz` file that is not there, cut short, altered or something else."""
+    try:
+        yield
+    # RuntimeError: an altered byte may say that a part is encrypted, or compressed in an unknown way
+    except (OSError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(str(error)) from error
+
+
+def read_arrays(path: str | Path, *names: str) -> dict[str, np.ndarray]:
+    """Arrays of an `.npz` file by name: those that are named, or all of them; nothing in it is run.
+
+    Raises:
+        ValueError: It cannot be read, for whatever reason, or lacks one of them.
+    """
+    with damage_as_value_error():
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            raise ValueError("it holds a single array")
+        with found:
+            return {name: found[name] for name in names or found.files}
 
 
 def file_sha256(path: str | Path) -> str:

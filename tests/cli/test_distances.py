@@ -17,6 +17,7 @@ from test_features import dinov2
 from unifl.assembly.distances import measure_distances
 from unifl.assembly.picture_features import FolderFeatures, Picture, find_pictures
 from unifl.errors import UserError
+from unifl.feedback.features import PictureFeatures
 from unifl.metrics import cmmd, frechet_distance, kernel_distance, prdc, vendi_score
 
 
@@ -99,8 +100,6 @@ def test_folders_of_one_model_are_compared_picture_by_picture(drawn, unifl):
 
 
 def test_features_are_kept_until_pictures_or_weights_change(drawn, unifl, monkeypatch):
-    from unifl.feedback.features import PictureFeatures
-
     seen, real = [], PictureFeatures.__call__
 
     def counted(self, images):
@@ -115,11 +114,12 @@ def test_features_are_kept_until_pictures_or_weights_change(drawn, unifl, monkey
     assert unifl(*arguments).exit_code == 0 and sum(seen) == 18
 
 
-def test_wrong_use_is_one_line(drawn, unifl, tmp_path):
+def test_wrong_use_is_one_line(drawn, unifl, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken/a.png").write_bytes(b"no picture")
     (tmp_path / "outside").mkdir()
+    monkeypatch.setattr(PictureFeatures, "__call__", lambda *_: pytest.fail("pictures were looked at"))
     (tmp_path / "outside/metadata.jsonl").write_text('{"file_name": "../secret.png"}\n')
     for arguments, message in (
         (("ours", "nothing"), "there is no folder nothing"),
@@ -128,6 +128,9 @@ def test_wrong_use_is_one_line(drawn, unifl, tmp_path):
         (("ours", tmp_path / "outside"), "lies outside"),
         (("ours", "base", "--features", "dino"), "there are no features 'dino'"),
         (("ours", "base", "--features", "dinov2="), "names no weights"),
+        (("ours", "base", "--json", tmp_path), "is a folder; name a file"),
+        (("ours", "base", "--json", tmp_path / "broken/a.png/found.json"), "cannot write"),
+        (("ours", "base", "--out", tmp_path / "broken/a.png"), "cannot write"),
     ):
         given = arguments if "--features" in arguments else (*arguments, "--features", "dinov2=dino")
         result = unifl("distances", *given)
