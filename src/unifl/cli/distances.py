@@ -60,9 +60,9 @@ def distances(
         if file is not None:
             require_writable(file)
     both = [find_pictures(place) for place in (pictures, reference)]
-    sizes = [picture_sizes(side) for side in both]
     place = chosen_device(device)
     extractor = named_features(features).to(place)
+    sizes = [picture_sizes(side) for side in both]
     try:
         sides = [
             folder_features(
