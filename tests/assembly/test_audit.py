@@ -186,6 +186,16 @@ def test_an_audit_that_was_interrupted_goes_on_and_finds_the_same(work, audited,
     assert _audit(work) == whole and len(calls) == 109  # nothing was left to draw
 
 
+def test_pictures_that_the_page_does_not_show_are_not_held(work, audited, monkeypatch):
+    monkeypatch.setattr(audits, "STRIP", 1)
+    monkeypatch.setattr(audits, "write_audit", lambda folder, findings, looks, **_: held.extend(looks))
+    held = []
+    assert _audit(work) == audited[1]
+    shutil.rmtree(work / "runs/refl/audit/looks")
+    assert _audit(work) == audited[1]
+    assert {look.pictures.untyped_storage().nbytes() for look in held} == {2 * 3 * 32 * 32}
+
+
 def test_only_what_has_changed_is_drawn_again(work, monkeypatch):
     real, calls = audits.sample, []
     monkeypatch.setattr(

@@ -192,6 +192,10 @@ def test_the_name_of_a_measurement_tells_what_it_depends_on():
         (("--prompts", "parti.tsv", "--score", "shapness"), "no reward 'shapness'"),
         (("--features", "dinov2"), "--features goes with --score or --detector"),
         (("--score", "sharpness", "--weights", "x=y"), "gives no scorer of sharpness a path"),
+        (
+            ("--prompts", "parti.tsv", "--score", "sharpness", "--out", "parti.tsv/out"),
+            "cannot write parti.tsv/out",
+        ),
     ],
 )
 def test_wrong_use_is_one_line(workspace, unifl, suite, arguments, message):

@@ -28,7 +28,7 @@ from unifl.disk import require_writable
 from unifl.errors import UserError
 from unifl.evaluation.audit_findings import AuditFindings, find
 from unifl.evaluation.audit_look import HELD_OUT, PATH_KL, REWARD, AuditLook, take_look
-from unifl.evaluation.audit_page import write_audit
+from unifl.evaluation.audit_page import STRIP, write_audit
 from unifl.evaluation.overoptimisation import start_units
 from unifl.evaluation.path_kl import path_kl
 from unifl.guard import training_active
@@ -135,20 +135,19 @@ class _Audit:
     total: int
 
     def looks(self, found: list[Candidate]) -> list[AuditLook]:
-        """At the start and at each checkpoint; drawn, or read from files."""
+        """At the start and at each checkpoint; drawn, or read from files. Of pictures those that the page shows."""
         start_file = self.folder / "looks" / "start.npz"
         start = AuditLook.load(start_file, self._about())
-        files = [self.folder / "looks" / f"{one.name}.npz" for one in found]
-        known = [
-            AuditLook.load(file, self._about(one.sha256)) for file, one in zip(files, found, strict=True)
-        ]
+        shown = self.request.samples * STRIP
         if start is None:
             start = self._look("the start", self.start, None, 0)
             start.save(start_file, self._about())
         for kind in (REWARD, HELD_OUT):
             start_units(start.scores(kind))  # raises before more is drawn
-        looks = [start]
-        for number, (one, file, look) in enumerate(zip(found, files, known, strict=True), start=1):
+        looks = [start.first(shown)]
+        for number, one in enumerate(found, start=1):
+            file = self.folder / "looks" / f"{one.name}.npz"
+            look = AuditLook.load(file, self._about(one.sha256))
             if look is None:
                 model = open_model(
                     one.folder,
@@ -158,7 +157,7 @@ class _Audit:
                 ).generator
                 look = self._look(one.name, model, start, number)
                 look.save(file, self._about(one.sha256))
-            looks.append(look)
+            looks.append(look.first(shown))
         return looks
 
     def _look(self, name: str, model: Generator, start: AuditLook | None, number: int) -> AuditLook:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from unifl.assembly.fingerprint import fingerprint
 from unifl.assembly.recipe import SamplingConfig
+from unifl.disk import require_writable
 from unifl.errors import UserError
 from unifl.evaluation import (
     Judge,
@@ -132,10 +133,11 @@ def evaluate_models(
 
     Raises:
         UserError: No models or prompts; a pair with an id that is not among the models; a metric that the judge
-            does not give; a `result.json` or scores in the folder that cannot be read.
+            does not give; a folder that cannot be written to, or in which `result.json` or scores cannot be read.
     """
     _check(models, pairs)
     folder = Path(folder)
+    require_writable(folder / "result.json")
     read_existing(folder / "result.json")
     ask = _Request(
         judge_name=judge_name,

@@ -52,7 +52,7 @@ def find_pictures(folder: str | Path) -> list[Picture]:
     """The rows of a `metadata.jsonl`, or else all picture files of a folder by name.
 
     Raises:
-        UserError: No such folder, a row without `file_name`, one that leads out of the folder, or no picture.
+        UserError: No such folder, a row without `file_name` or with one outside the folder, fewer than two pictures.
     """
     place = Path(folder).expanduser()
     if not place.is_dir():
@@ -64,6 +64,8 @@ def find_pictures(folder: str | Path) -> list[Picture]:
         found = [Picture(p) for p in sorted(place.iterdir()) if p.suffix.lower() in ENDINGS]
     if not found:
         raise UserError(f"{place} holds no pictures ({', '.join(ENDINGS)}); name the folder they lie in")
+    if len(found) < 2:
+        raise UserError(f"{place} holds one picture, and numbers here are of sets; give two or more")
     return found
 
 

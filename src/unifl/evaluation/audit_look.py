@@ -6,7 +6,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,10 @@ class AuditLook:
     def drift(self) -> float:
         """Root of the mean divergence from the start."""
         return math.sqrt(max(float(self.numbers[PATH_KL].mean()), 0.0))
+
+    def first(self, number: int) -> AuditLook:
+        """The same numbers with the first pictures alone, which of many large ones fit in memory."""
+        return replace(self, pictures=self.pictures[:number].clone())
 
     def save(self, path: Path, about: Any) -> None:
         """Write it as one file.
