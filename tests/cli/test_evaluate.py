@@ -193,6 +193,10 @@ def test_the_name_of_a_measurement_tells_what_it_depends_on():
         (("--features", "dinov2"), "--features goes with --score or --detector"),
         (("--score", "sharpness", "--weights", "x=y"), "gives no scorer of sharpness a path"),
         (
+            ("--prompts", "parti.tsv", "--score", "hpsv3", "--question", "hpsv3=parti.tsv"),
+            "the question in parti.tsv lacks {prompt} and <|Reward|>",
+        ),
+        (
             ("--prompts", "parti.tsv", "--score", "sharpness", "--out", "parti.tsv/out"),
             "cannot write parti.tsv/out",
         ),
