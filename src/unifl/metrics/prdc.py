@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Num
-from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from unifl.errors import UserError
@@ -26,6 +25,7 @@ from unifl.metrics.blocks import row_blocks
 from unifl.metrics.frechet import as_features
 
 NEAREST = 5
+_ROUNDING = 1e-12  # of the largest squared length
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,13 @@ def prdc(
             f"the {nearest}-th neighbour of {min(len(ours), len(real))} samples was asked for; give at least "
             f"{max(nearest, 1) + 1} samples on each side, and nearest of 1 or more"
         )
+    centre = real.mean(axis=0)  # far from the origin, products would round away what tells samples apart
+    ours, real = ours - centre, real - centre
     radii_ours, radii_real = _radii(ours, nearest), _radii(real, nearest)
     balls = np.zeros(len(ours), int)  # of reference samples, around each generated one
     found, covered = np.zeros(len(real), bool), np.zeros(len(real), bool)
     for rows in row_blocks(len(ours), len(real)):
-        apart = cdist(ours[rows], real)
+        apart = _squared_distances(ours[rows], real)
         in_real: Bool[np.ndarray, "b m"] = apart < radii_real[None, :]
         balls[rows] = in_real.sum(axis=1)
         covered |= in_real.any(axis=0)
@@ -77,9 +79,18 @@ def prdc(
     )
 
 
+def _squared_distances(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "n m"]:
+    """As one matrix product, which takes a tenth of the time of differences."""
+    return (x * x).sum(axis=1)[:, None] + (y * y).sum(axis=1)[None, :] - 2 * x @ y.T
+
+
 def _radii(x: Float[np.ndarray, "n d"], nearest: int) -> Float[np.ndarray, " n"]:
-    """Distance of each sample to its k-th nearest neighbour."""
+    """Squared distance of each sample to its k-th nearest neighbour, less what rounding may add to another such one.
+
+    So a sample that is no nearer than the neighbour, such as the neighbour itself in the other set, is outside.
+    """
     radii = np.empty(len(x))  # filled, because a column of a block would keep all of it
     for rows in row_blocks(len(x), len(x)):
-        radii[rows] = np.partition(cdist(x[rows], x), nearest, axis=1)[:, nearest]  # itself is number 0
-    return radii
+        apart = _squared_distances(x[rows], x)
+        radii[rows] = np.partition(apart, nearest, axis=1)[:, nearest]  # itself is number 0
+    return radii - _ROUNDING * (x * x).sum(axis=1).max()
