@@ -30,7 +30,6 @@ from unifl.feedback.voting import VotingConfig
 from unifl.reproduce.reward_voting import PLAIN, VOTING, Arm, Trial, run_trial
 
 RESULT = Path(__file__).parent / "results" / "reward_voting.json"
-DEVELOPMENT_SEEDS, DEVELOPMENT_WORLD = (9001, 9002, 9003, 9004), 9900
 SEEDS, WORLD = (1, 2, 3, 4, 5, 6), 100
 AGAIN, AGAIN_SEEDS, AGAIN_WORLD = "long, again", tuple(range(11, 23)), 200
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from assembly_toy import Reader, refl_recipe
+from safetensors.torch import load_file, save_file
 
 from unifl.assembly import audit as audits
 from unifl.assembly import run
@@ -21,6 +22,7 @@ from unifl.assembly.run import run_recipe
 from unifl.errors import UserError
 from unifl.evaluation.audit_look import AuditLook
 from unifl.evaluation.overoptimisation import OVER_OPTIMISED, SOUND
+from unifl.feedback.networks import RewardNetwork, save_family
 from unifl.guard import is_training_active
 from unifl.metrics.spectrum import high_frequency_share
 from unifl.training.plan import Plan
@@ -35,6 +37,10 @@ def smooth(images, prompts):
 
 def lively(images, prompts):
     return -smooth(images, prompts)
+
+
+def mute(images, prompts):
+    return images.new_full((len(images),), 0.1)
 
 
 def guarded(images, prompts):
@@ -180,6 +186,16 @@ def test_an_audit_that_was_interrupted_goes_on_and_finds_the_same(work, audited,
     assert _audit(work) == whole and len(calls) == 109  # nothing was left to draw
 
 
+def test_pictures_that_the_page_does_not_show_are_not_held(work, audited, monkeypatch):
+    monkeypatch.setattr(audits, "STRIP", 1)
+    monkeypatch.setattr(audits, "write_audit", lambda folder, findings, looks, **_: held.extend(looks))
+    held = []
+    assert _audit(work) == audited[1]
+    shutil.rmtree(work / "runs/refl/audit/looks")
+    assert _audit(work) == audited[1]
+    assert {look.pictures.untyped_storage().nbytes() for look in held} == {2 * 3 * 32 * 32}
+
+
 def test_only_what_has_changed_is_drawn_again(work, monkeypatch):
     real, calls = audits.sample, []
     monkeypatch.setattr(
@@ -194,6 +210,35 @@ def test_only_what_has_changed_is_drawn_again(work, monkeypatch):
     shutil.rmtree(work / "runs/refl/model")
     _audit(work, num_prompts=3)
     assert len(calls) == 3 + 3 * 2
+
+
+def test_what_was_replaced_under_its_name_is_looked_at_again(work, monkeypatch):
+    real, calls = audits.sample, []
+    monkeypatch.setattr(
+        audits, "sample", lambda *given, **options: calls.append(1) or real(*given, **options)
+    )
+
+    def drawn(**changes):
+        calls.clear()
+        _audit(work, num_prompts=2, samples=1, **changes)
+        return len(calls)
+
+    def save(seed):
+        torch.manual_seed(seed)
+        network = RewardNetwork()
+        save_family(network.trunk, {"liked": network}, work / "rewards")
+
+    for step in (2, 4, 6):
+        shutil.rmtree(work / f"runs/refl/checkpoint-{step}")
+    save(0)
+    judges = {"liked": "rewards/liked"}
+    assert drawn(judges=judges) == 2 and drawn(judges=judges) == 0
+    save(1)
+    assert drawn(judges=judges) == 2
+    unet = next((work / "tiny/unet").glob("*.safetensors"))
+    weights = load_file(unet)
+    save_file({name: 1.01 * tensor for name, tensor in weights.items()}, unet, {"format": "pt"})
+    assert drawn(judges=judges) == 2 and drawn(judges=judges) == 0
 
 
 def test_a_look_survives_its_file_and_asks_what_it_depends_on(tmp_path):
@@ -283,6 +328,16 @@ def test_a_judge_that_trained_is_refused(work):
     _edit(work / "runs/refl", rewards={"red": {"path": "audit_toy:smooth", "needs_prompt": False}})
     with pytest.raises(UserError, match="the judge mine is the reward red, which trained"):
         _audit(work, judges={"mine": "audit_toy:smooth"})
+
+
+def test_a_judge_without_an_opinion_is_told_before_checkpoints_are_drawn(work, monkeypatch):
+    real, calls = audits.sample, []
+    monkeypatch.setattr(
+        audits, "sample", lambda *given, **options: calls.append(1) or real(*given, **options)
+    )
+    with pytest.raises(UserError, match="mute says the same of every picture of the start"):
+        _audit(work, judges={"mute": "audit_toy:mute"})
+    assert len(calls) == 3
 
 
 def test_one_prompt_is_too_few(work):

@@ -17,6 +17,7 @@ from test_features import dinov2
 from unifl.assembly.distances import measure_distances
 from unifl.assembly.picture_features import FolderFeatures, Picture, find_pictures
 from unifl.errors import UserError
+from unifl.feedback.features import PictureFeatures
 from unifl.metrics import cmmd, frechet_distance, kernel_distance, prdc, vendi_score
 
 
@@ -59,6 +60,29 @@ def test_too_few_pictures_leave_out_what_would_mean_nothing():
         measure_distances(features(x), features(rng.normal(size=(5, 4))), name="toy")
 
 
+def test_a_ratio_to_nothing_is_left_out(tmp_path):
+    for side in ("ours", "base"):
+        (tmp_path / side).mkdir()
+        for i in range(6):
+            Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(tmp_path / side / f"{i}.png")
+
+    def found(side, x, share):
+        pictures = tuple(Picture(tmp_path / side / f"{i}.png", f"p{i // 2}", i % 2) for i in range(6))
+        return FolderFeatures(pictures, x, np.full(6, share))
+
+    rng = np.random.default_rng(2)
+    spread, equal = rng.normal(size=(6, 2)), rng.normal(size=(3, 2)).repeat(2, axis=0)
+    drift = {"drift_high_frequency_ratio", "drift_diversity_ratio"}
+    collapsed = measure_distances(found("ours", spread, 0.1), found("base", equal, 0.0), name="toy")
+    assert collapsed.left_out.keys() >= drift and not collapsed.numbers.keys() & drift
+    assert np.isfinite([one.value for one in collapsed.numbers.values()]).all()
+    other = measure_distances(found("ours", equal, 0.0), found("base", spread, 0.1), name="toy")
+    assert [other.numbers[name].value for name in sorted(drift)] == [
+        0,
+        0,
+    ] and not other.left_out.keys() & drift
+
+
 @pytest.fixture
 def drawn(workspace, unifl):
     for steps, out in ((1, "ours"), (2, "base")):
@@ -99,8 +123,6 @@ def test_folders_of_one_model_are_compared_picture_by_picture(drawn, unifl):
 
 
 def test_features_are_kept_until_pictures_or_weights_change(drawn, unifl, monkeypatch):
-    from unifl.feedback.features import PictureFeatures
-
     seen, real = [], PictureFeatures.__call__
 
     def counted(self, images):
@@ -115,19 +137,27 @@ def test_features_are_kept_until_pictures_or_weights_change(drawn, unifl, monkey
     assert unifl(*arguments).exit_code == 0 and sum(seen) == 18
 
 
-def test_wrong_use_is_one_line(drawn, unifl, tmp_path):
+def test_wrong_use_is_one_line(drawn, unifl, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "single").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "single/a.png")
     (tmp_path / "broken").mkdir()
-    (tmp_path / "broken/a.png").write_bytes(b"no picture")
+    for name in "ab":
+        (tmp_path / f"broken/{name}.png").write_bytes(b"no picture")
     (tmp_path / "outside").mkdir()
+    monkeypatch.setattr(PictureFeatures, "__call__", lambda *_: pytest.fail("pictures were looked at"))
     (tmp_path / "outside/metadata.jsonl").write_text('{"file_name": "../secret.png"}\n')
     for arguments, message in (
         (("ours", "nothing"), "there is no folder nothing"),
         (("ours", tmp_path / "empty"), "holds no pictures"),
+        (("ours", tmp_path / "single"), "holds one picture"),
         (("ours", tmp_path / "broken"), "cannot read the image"),
         (("ours", tmp_path / "outside"), "lies outside"),
         (("ours", "base", "--features", "dino"), "there are no features 'dino'"),
         (("ours", "base", "--features", "dinov2="), "names no weights"),
+        (("ours", "base", "--json", tmp_path), "is a folder; name a file"),
+        (("ours", "base", "--json", tmp_path / "broken/a.png/found.json"), "cannot write"),
+        (("ours", "base", "--out", tmp_path / "broken/a.png"), "cannot write"),
     ):
         given = arguments if "--features" in arguments else (*arguments, "--features", "dinov2=dino")
         result = unifl("distances", *given)

@@ -137,8 +137,10 @@ def test_without_a_checkpoint_or_a_score_there_is_nothing_to_say():
         decide(_evidence([0], [0]))
     with pytest.raises(UserError, match="no score to compare checkpoints by"):
         standardised([{}, {}], 2)
+    mute = np.full(12, 0.1)
+    assert mute.std() > 0  # by rounding
     with pytest.raises(UserError, match="mute says the same of every picture of the start"):
-        standardised([{"mute": np.ones(4)}, {"mute": np.ones(4)}], 2)
+        standardised([{"mute": mute}, {"mute": mute}], 2)
 
 
 def test_scores_of_any_scale_count_alike_and_samples_belong_to_their_prompt():

@@ -234,6 +234,8 @@ def test_pictures_of_other_prompts_do_not_stay_in_the_rows(tmp_path):
     save_pictures(tmp_path, {"c": pictures}, ["x", "other"], [0, 0])
     inputs = read_run_folder(tmp_path)
     assert inputs.pictures.images.keys() == {"c"} and inputs.pictures.prompts == ["x", "other"]
+    save_pictures(tmp_path, {"c": pictures[:1]}, ["z"], [0])
+    assert read_run_folder(tmp_path).pictures.prompts == ["z"]
 
 
 def test_large_pictures_are_shrunk_and_rows_limited(tmp_path):

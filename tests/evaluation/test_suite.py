@@ -142,9 +142,17 @@ def test_save_and_load(tmp_path):
     )
     kept = replace(result, origin=origin).save(tmp_path / "scores" / "m@4.npz")
     assert ModelResult.load(kept).origin == origin
-    (tmp_path / "broken.npz").write_text("no")
-    with pytest.raises(UserError, match="not a file of scores"):
-        ModelResult.load(tmp_path / "broken.npz")
+    whole, broken = kept.read_bytes(), tmp_path / "broken.npz"
+    np.savez(tmp_path / "other.npz", x=np.ones(3))
+    for content in (
+        b"no",
+        whole[:-30],
+        whole[:80] + b"\0" + whole[81:],
+        (tmp_path / "other.npz").read_bytes(),
+    ):
+        broken.write_bytes(content)
+        with pytest.raises(UserError, match="not a file of scores"):
+            ModelResult.load(broken)
 
 
 def test_progress_counts_every_picture():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
 from unifl.errors import UserError
 from unifl.metrics.prdc import prdc
@@ -24,6 +25,21 @@ def test_equals_the_definitions(k):
     expected = brute_force(ours, real, k)
     assert (found.precision, found.recall, found.density, found.coverage) == pytest.approx(expected)
     assert 0 < found.precision < 1 and 0 < found.recall < 1
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_what_is_as_near_as_the_neighbour_is_outside_whatever_rounding_does(offset):
+    """Sets that share samples, as copies of real pictures are: there distances are equal, and not nearly so."""
+    rng = np.random.default_rng(2)
+    real = rng.normal(size=(203, 301)) + offset
+    ours = np.concatenate([real[:97], real[:8], real[:8], 0.5 * (real[97:150] + real[150:])])
+    for a, b in ((real, real), (ours, real), (real, ours)):
+        radii_a, radii_b = (np.sort(cdist(x, x), axis=1)[:, 2] for x in (a, b))
+        apart = cdist(a, b)  # of differences, pair by pair: equal ones are equal to the last bit
+        inside, around = apart < radii_b, apart < radii_a[:, None]
+        found = prdc(a, b, nearest=2)
+        assert (found.precision, found.recall) == (inside.any(1).mean(), around.any(0).mean())
+        assert (found.density, found.coverage) == (inside.sum() / 2 / len(a), inside.any(0).mean())
 
 
 def test_equal_distributions_and_a_collapsed_one():

@@ -66,8 +66,15 @@ def test_right_verdicts_and_good_checkpoints_hold(tmp_path):
     assert verdicts.claim.holds and verdicts.claim.measured == 1.0 and verdicts.claim.n == len(ALL)
     assert verdicts.claim.low == pytest.approx(0.025 ** (1 / len(ALL)))  # eight of eight prove no more
     assert checkpoints.claim.holds and checkpoints.claim.measured == pytest.approx(0.02 * 0.75)
-    page = write_page(tmp_path / "audit.md", PAPER.title, [verdicts, checkpoints], table.pieces).read_text()
-    assert "1 training seed;" in page and "intervals over prompts. All" in page and "Three seeds" not in page
+    trainings = by_name(PAPER.trainings())
+    page = write_page(
+        tmp_path / "audit.md", PAPER.title, [verdicts, checkpoints], table.pieces, trainings
+    ).read_text()
+    assert (
+        "with one training seed each, 8 in all;" in page
+        and "intervals over prompts. All" in page
+        and "Three seeds" not in page
+    )
     assert "gold, the end - after-36, its best: hack-detail, found over-optimised | -0.450" in page
     assert (tmp_path / "audit/claim-a.svg").is_file()
 

@@ -12,7 +12,7 @@ from unifl.metrics.result import Result, read_result, update_result
 from unifl.reproduce.figures import Table
 from unifl.reproduce.measure import METRICS, held_out_prompts
 from unifl.reproduce.page import write_page
-from unifl.reproduce.parts import Piece, Scores
+from unifl.reproduce.parts import Piece, Scores, by_name
 from unifl.reproduce.unifl_claims import CLAIMS, NEEDED
 from unifl.reproduce.unifl_trainings import trainings
 from unifl.reproduce.unknown import names_only_unknown
@@ -147,7 +147,9 @@ def test_only_common_seeds_are_paired():
 def test_the_page_shows_every_claim(tmp_path, prepared):
     table = made_up(**DECIDING["a"])
     findings = [CLAIMS[letter](table, prepared) for letter in CLAIMS]
-    page = write_page(tmp_path / "unifl.md", "UniFL", findings, table.pieces).read_text()
+    page = write_page(
+        tmp_path / "unifl.md", "UniFL", findings, table.pieces, by_name(trainings())
+    ).read_text()
     _, *sections = page.split("\n## ")
     assert len(sections) == len(findings) and len({finding.claim.holds for finding in findings}) == 2
     for finding, section in zip(findings, sections, strict=True):

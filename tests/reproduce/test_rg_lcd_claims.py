@@ -96,7 +96,9 @@ def test_they_do_not_hold_where_one_condition_fails(claim, changes, tmp_path):
 def test_the_page_says_whose_it_is(tmp_path):
     table = made_up()
     findings = [decide(table, tmp_path) for decide in PAPER.claims.values()]
-    page = write_page(tmp_path / "rg-lcd.md", PAPER.title, findings, table.pieces).read_text()
+    page = write_page(
+        tmp_path / "rg-lcd.md", PAPER.title, findings, table.pieces, by_name(PAPER.trainings())
+    ).read_text()
     assert page.startswith("# Latent consistency distillation") and "`unifl reproduce rg-lcd`" in page
     assert "25 times fewer evaluations" in page
 

@@ -95,7 +95,8 @@ def measure_distances(
         spread = _diversity(side)
         if len(spread):
             numbers[key] = mean_interval(spread)
-    return Distances(name, (len(x), len(y)), numbers | _drift(ours, reference), left_out)
+    drift, without = _drift(ours, reference)
+    return Distances(name, (len(x), len(y)), numbers | drift, left_out | without)
 
 
 def _plain(value: float, n: int) -> Interval:
@@ -121,8 +122,11 @@ def _diversity(side: FolderFeatures) -> Float[np.ndarray, " p"]:
     return np.array([seed_diversity(side.features[rows][None])[0] for rows in alike if len(rows) > 1])
 
 
-def _drift(ours: FolderFeatures, base: FolderFeatures) -> dict[str, Interval]:
-    """How far pictures of equal prompts and noise are apart; nothing where they are not paired."""
+def _drift(ours: FolderFeatures, base: FolderFeatures) -> tuple[dict[str, Interval], dict[str, str]]:
+    """How far pictures of equal prompts and noise are apart, and what of it is left out and why.
+
+    Nothing where they are not paired.
+    """
     places = {
         (one.prompt, one.seed): at
         for at, one in enumerate(base.pictures)
@@ -134,23 +138,23 @@ def _drift(ours: FolderFeatures, base: FolderFeatures) -> dict[str, Interval]:
         if (one.prompt, one.seed) in places
     ]
     if len(pairs) != len(ours.pictures) or len(places) != len(base.pictures):
-        return {}
+        return {}, {}
     mine, theirs = (np.array(side) for side in zip(*pairs, strict=True))
     units = _units(ours.pictures)[mine]
     apart = np.linalg.norm(ours.features[mine] - base.features[theirs], axis=1)
-    found = {
-        "drift_features": mean_interval(_by_unit(apart, units)),
-        "drift_high_frequency_ratio": ratio_interval(
-            _by_unit(ours.high_frequency[mine], units), _by_unit(base.high_frequency[theirs], units)
-        ),
-    }
+    found = {"drift_features": mean_interval(_by_unit(apart, units))}
     pixels = [_rms(ours.pictures[a], base.pictures[b]) for a, b in pairs]
     if all(value is not None for value in pixels):
         found["drift_pixels"] = mean_interval(_by_unit(np.array(pixels, float), units))
-    first, second = _diversity(ours), _diversity(base)
-    if len(first) and len(first) == len(second):
-        found["drift_diversity_ratio"] = ratio_interval(first, second)
-    return found
+    shares = (_by_unit(side.high_frequency[rows], units) for side, rows in ((ours, mine), (base, theirs)))
+    ratios = {"high_frequency": tuple(shares), "diversity": (_diversity(ours), _diversity(base))}
+    left_out = {}
+    for key, (first, second) in ratios.items():
+        if second.any() and len(first) == len(second):
+            found[f"drift_{key}_ratio"] = ratio_interval(first, second)
+        elif len(second):
+            left_out[f"drift_{key}_ratio"] = "that of the reference is 0, to which nothing has a ratio"
+    return found, left_out
 
 
 def _by_unit(values: np.ndarray, units: np.ndarray) -> Float[np.ndarray, " p"]:

@@ -16,7 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unifl.assembly.fingerprint import fingerprint
 from unifl.assembly.recipe import SamplingConfig
+from unifl.disk import require_writable
 from unifl.errors import UserError
 from unifl.evaluation import (
     Judge,
@@ -131,13 +133,15 @@ def evaluate_models(
 
     Raises:
         UserError: No models or prompts; a pair with an id that is not among the models; a metric that the judge
-            does not give; a `result.json` or scores in the folder that cannot be read.
+            does not give; a folder that cannot be written to, or in which `result.json` or scores cannot be read.
     """
     _check(models, pairs)
     folder = Path(folder)
+    require_writable(folder / "result.json")
     read_existing(folder / "result.json")
     ask = _Request(
         judge_name=judge_name,
+        judge_fingerprint=fingerprint(judge, judge_name),
         features={name: judge_features(judge, pictures) for name, pictures in (references or {}).items()},
         seeds=list(seeds),
         diversity_prompts=diversity_prompts,
@@ -191,6 +195,7 @@ class _Request:
     """What is measured of every model, the same for all."""
 
     judge_name: str
+    judge_fingerprint: str
     features: dict[str, np.ndarray]
     seeds: list[int]
     diversity_prompts: int
@@ -202,6 +207,7 @@ class _Request:
         """Everything that a model's scores depend on."""
         return Origin(
             judge=self.judge_name,
+            judge_fingerprint=self.judge_fingerprint,
             judge_sees={name: f"{seen.mean():.4f} {seen.std():.4f}" for name, seen in self.features.items()},
             drawn=asdict(entry)
             | {
@@ -210,9 +216,8 @@ class _Request:
                 "diversity_prompts": self.diversity_prompts,
                 "diversity_seeds": self.diversity_seeds,
                 "object_counts": self.object_counts,
-            }
-            # files of scores from before there were groups stay good
-            | ({} if self.groups is None else {"groups": self.groups}),
+                "groups": self.groups,
+            },
         )
 
     def measure(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from jaxtyping import Float
 from unifl.data.pictures import check_picture, read_picture, to_tensor
 from unifl.data.prompts import numbered_rows, read_text
 from unifl.data.store import METADATA
-from unifl.disk import write_atomically
+from unifl.disk import read_arrays, write_atomically
 from unifl.errors import UserError
 from unifl.feedback.features import PictureFeatures
 from unifl.metrics.spectrum import high_frequency_share
@@ -53,7 +52,7 @@ def find_pictures(folder: str | Path) -> list[Picture]:
     """The rows of a `metadata.jsonl`, or else all picture files of a folder by name.
 
     Raises:
-        UserError: No such folder, a row without `file_name`, one that leads out of the folder, or no picture.
+        UserError: No such folder, a row without `file_name` or with one outside the folder, fewer than two pictures.
     """
     place = Path(folder).expanduser()
     if not place.is_dir():
@@ -65,11 +64,23 @@ def find_pictures(folder: str | Path) -> list[Picture]:
         found = [Picture(p) for p in sorted(place.iterdir()) if p.suffix.lower() in ENDINGS]
     if not found:
         raise UserError(f"{place} holds no pictures ({', '.join(ENDINGS)}); name the folder they lie in")
+    if len(found) < 2:
+        raise UserError(f"{place} holds one picture, and numbers here are of sets; give two or more")
     return found
+
+
+def picture_sizes(pictures: Sequence[Picture]) -> list[tuple[int, int]]:
+    """Height and width of each, after a look at the whole file.
+
+    Raises:
+        UserError: A file that is no picture, or is damaged.
+    """
+    return [check_picture(one.path) for one in pictures]
 
 
 def folder_features(
     pictures: Sequence[Picture],
+    sizes: Sequence[tuple[int, int]],
     extractor: PictureFeatures,
     kept: Path,
     *,
@@ -81,16 +92,13 @@ def folder_features(
 
     Args:
         pictures: See `find_pictures`.
+        sizes: See `picture_sizes`.
         extractor: On `device`.
         kept: Folder for the file.
         batch_size: Pictures of one size at once.
         device: Where pictures are shown.
         progress: Called with (pictures done, pictures in all).
-
-    Raises:
-        UserError: A file that is no picture; before any is looked at.
     """
-    sizes = [check_picture(one.path) for one in pictures]
     path = kept / f"{extractor.name}-{_fingerprint(pictures, extractor)}.npz"
     known = _load(path)
     if known is not None and len(known[0]) == len(pictures):
@@ -135,10 +143,10 @@ def _fingerprint(pictures: Sequence[Picture], extractor: PictureFeatures) -> str
 
 def _load(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return file["features"], file["high_frequency"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        found = read_arrays(path, "features", "high_frequency")
+    except ValueError:
         return None
+    return found["features"], found["high_frequency"]
 
 
 def _batches(sizes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:

@@ -52,23 +52,29 @@ def distances(
 
     from unifl.assembly.device import chosen_device
     from unifl.assembly.distances import measure_distances
-    from unifl.assembly.picture_features import find_pictures, folder_features
+    from unifl.assembly.picture_features import find_pictures, folder_features, picture_sizes
     from unifl.assembly.readings import named_features
+    from unifl.disk import require_writable
 
+    for file in (output, folder / "features.npz"):
+        if file is not None:
+            require_writable(file)
     both = [find_pictures(place) for place in (pictures, reference)]
     place = chosen_device(device)
     extractor = named_features(features).to(place)
+    sizes = [picture_sizes(side) for side in both]
     try:
         sides = [
             folder_features(
                 found,
+                of_each,
                 extractor,
                 folder,
                 batch_size=batch_size,
                 device=place,
                 progress=partial(progress_line, str(name)),
             )
-            for found, name in zip(both, (pictures, reference), strict=True)
+            for found, of_each, name in zip(both, sizes, (pictures, reference), strict=True)
         ]
     except KeyboardInterrupt:
         raise interrupted(

@@ -33,6 +33,7 @@ from unifl.data.pictures import (
     visible_instances,
 )
 from unifl.data.prompts import json_rows, read_text
+from unifl.disk import damage_as_value_error, read_arrays
 from unifl.errors import UserError
 
 ANNOTATIONS = ("masks", "semantic")
@@ -223,18 +224,21 @@ def _check_size(file: Path, found: tuple[int, ...], path: Path, size: tuple[int,
 
 def _npz_array(file: Path, name: str) -> np.ndarray:
     try:
-        with np.load(file) as arrays:
-            return arrays[name]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        return read_arrays(file, name)[name]
+    except ValueError as error:
         raise UserError(f"cannot read `{name}` from {file}: {error}") from error
 
 
 def _npz_shape(file: Path, name: str) -> tuple[int, ...]:
     """Shape of an array from its header alone."""
     try:
-        with zipfile.ZipFile(file) as archive, archive.open(f"{name}.npy") as stream:
+        with (
+            damage_as_value_error(),
+            zipfile.ZipFile(file) as archive,
+            archive.open(f"{name}.npy") as stream,
+        ):
             version = npy_format.read_magic(stream)
             read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
             return read(stream)[0]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except ValueError as error:
         raise UserError(f"cannot read `{name}` from {file}: {error}") from error

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from unifl.disk import read_arrays
 from unifl.errors import UserError, nearest
 from unifl.losses.precision import at_least_float32
 from unifl.models.conditioning import Conditioning
@@ -231,13 +232,12 @@ def _checked(user: str, tensor: Tensor) -> Float[Tensor, "n e"]:
 def _read_npy(path: Path) -> Tensor:
     try:
         return torch.as_tensor(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, EOFError, TypeError) as error:
         raise UserError(f"{path} cannot be read as an array of numbers: {error}") from error
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {user: torch.as_tensor(file[user]) for user in file.files}
-    except (OSError, ValueError, TypeError) as error:
+        return {user: torch.as_tensor(array) for user, array in read_arrays(path).items()}
+    except (ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read as arrays of numbers: {error}") from error

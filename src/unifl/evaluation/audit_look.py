@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from unifl.disk import write_atomically
+from unifl.disk import read_arrays, write_atomically
 from unifl.feedback.black_box import require_scores
 from unifl.metrics.diversity import seed_diversity
 from unifl.metrics.saturation import mean_saturation
@@ -28,6 +26,7 @@ REWARD, HELD_OUT = "reward/", "held_out/"
 PATH_KL, DISTANCE = "path_kl", "base_distance"
 SIGNS = ("high_frequency", "saturation", "diversity")
 """What is shown beside, and decides nothing."""
+_NUMBER = "number:"
 
 Scorer = Callable[[Tensor, list[str]], Tensor]
 """Pictures (b, 3, h, w) in [0, 1] and their prompts to one finite score per picture."""
@@ -58,6 +57,10 @@ class AuditLook:
         """Root of the mean divergence from the start."""
         return math.sqrt(max(float(self.numbers[PATH_KL].mean()), 0.0))
 
+    def first(self, number: int) -> AuditLook:
+        """The same numbers with the first pictures alone, which of many large ones fit in memory."""
+        return replace(self, pictures=self.pictures[:number].clone())
+
     def save(self, path: Path, about: Any) -> None:
         """Write it as one file.
 
@@ -66,7 +69,7 @@ class AuditLook:
             about: Plain values on which it depends, see `load`.
         """
         buffer = io.BytesIO()
-        arrays: dict[str, Any] = {f"number:{name}": values for name, values in self.numbers.items()}
+        arrays: dict[str, Any] = {f"{_NUMBER}{name}": values for name, values in self.numbers.items()}
         np.savez_compressed(
             buffer, pictures=self.pictures.numpy(), about=np.array(json.dumps(about)), **arrays
         )
@@ -77,13 +80,12 @@ class AuditLook:
     def load(cls, path: Path, about: Any) -> AuditLook | None:
         """Read a file; None if it is not there, is damaged, or was saved with another `about`."""
         try:
-            with np.load(path, allow_pickle=False) as file:
-                known = json.loads(str(file["about"]))
-                pictures = torch.from_numpy(file["pictures"])
-                names = [name for name in file.files if name.startswith("number:")]
-                numbers = {name.removeprefix("number:"): file[name] for name in names}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            file = read_arrays(path)
+            known = json.loads(str(file.pop("about")))
+            pictures = torch.from_numpy(file.pop("pictures"))
+        except (ValueError, KeyError):
             return None
+        numbers = {name.removeprefix(_NUMBER): values for name, values in file.items()}
         return cls(pictures, numbers) if known == about else None
 
 

@@ -19,7 +19,9 @@ from unifl.evaluation.report_inputs import png_bytes
 from unifl.evaluation.reward_curve import RewardCurve
 
 PAGE = "audit.html"
-_STRIP, _PIXELATED_UP_TO = 8, 128
+STRIP = 8
+"""Pictures of each checkpoint that are shown."""
+_PIXELATED_UP_TO = 128
 _DRAWN_AT = 60  # points along a fitted curve
 
 
@@ -37,7 +39,7 @@ def write_audit(
     Args:
         folder: Gets both.
         findings: What was found.
-        looks: At the start and the checkpoints, for their pictures.
+        looks: At the start and the checkpoints, for their first pictures: of `STRIP` prompts, as far as there are.
         prompts: What was drawn.
         samples: Pictures of each prompt, of which the strips show the first.
         title: Name of the run.
@@ -66,7 +68,7 @@ def write_audit(
         scores=list(findings.checkpoints[0].scores),
         signs=[name for name in SIGNS if name in findings.checkpoints[0].ratios],
         strips=_strips(findings, looks, samples),
-        prompts=list(prompts[:_STRIP]),
+        prompts=list(prompts[:STRIP]),
         number=len(prompts),
         samples=samples,
     )
@@ -122,7 +124,7 @@ def _peak(curve: RewardCurve) -> str:
 
 def _strips(findings: AuditFindings, looks: Sequence[AuditLook], samples: int) -> str:
     """The first pictures of the start and of every checkpoint, one row each, as the text of an `img`."""
-    rows = [[picture.float() / 255 for picture in look.pictures[::samples][:_STRIP]] for look in looks]
+    rows = [[picture.float() / 255 for picture in look.pictures[::samples][:STRIP]] for look in looks]
     scale = 2 if rows[0][0].shape[-1] <= _PIXELATED_UP_TO else 1
     names = [f"{row.name}{' (kept)' if row is findings.kept else ''}" for row in findings.checkpoints]
     grid = picture_grid(rows, rows=names, scale=scale, caption_width=170)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from unifl.disk import write_atomically
+from unifl.disk import read_arrays, write_atomically
 from unifl.errors import UserError
 from unifl.feedback import Feedback
 from unifl.metrics.diversity import seed_diversity
@@ -59,12 +58,11 @@ class Reading:
     def load(cls, path: Path, about: Any) -> Reading | None:
         """Read a file; None if it is not there, is damaged, or was saved with another `about`."""
         try:
-            with np.load(path, allow_pickle=False) as file:
-                text = json.loads(str(file["text"]))
-                pictures = torch.from_numpy(file["pictures"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            file = read_arrays(path, "text", "pictures")
+            text = json.loads(str(file["text"]))
+        except ValueError:
             return None
-        return cls(pictures, text["numbers"]) if text["about"] == about else None
+        return cls(torch.from_numpy(file["pictures"]), text["numbers"]) if text["about"] == about else None
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unifl.disk import read_arrays, write_atomically
 from unifl.errors import UserError
 from unifl.evaluation.scores import ScoreTable
 from unifl.metrics.intervals import Interval
@@ -23,13 +25,15 @@ class Origin:
 
     Attributes:
         judge: name of the judge.
-        judge_sees: what the judge makes of each reference set, as weights are replaced under the same name.
+        judge_sees: what the judge makes of each reference set: the references may change, too.
         drawn: everything else that scores depend on, as plain JSON values: weights, sampler, prompts, seeds, ...
+        judge_fingerprint: what lies behind the judge's name, whose weights may be replaced; "" where nobody has looked.
     """
 
     judge: str
     judge_sees: dict[str, str]
     drawn: dict[str, Any]
+    judge_fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,9 @@ class ModelResult:
         arrays |= {
             f"metric/{name}": np.array([m.value, m.low, m.high, m.n]) for name, m in self.metrics.items()
         }
-        temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        temporary.replace(path)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+        write_atomically(path, buffer.getvalue())
         return path
 
     @staticmethod
@@ -85,9 +88,10 @@ class ModelResult:
             UserError: The file is damaged, or something else.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                data = {name: file[name] for name in file.files}
-        except (OSError, ValueError) as error:
+            data = read_arrays(path)
+            prompts, seeds = tuple(map(str, data["prompts"])), tuple(map(int, data["seeds"]))
+            diversity, seconds = data["diversity"], float(data["seconds"])
+        except (ValueError, KeyError) as error:
             raise UserError(
                 f"{path} is not a file of scores ({error}); delete it and evaluate the model again"
             ) from None
@@ -95,10 +99,7 @@ class ModelResult:
         metrics = {
             k: Interval(float(v[0]), float(v[1]), float(v[2]), int(v[3])) for k, v in part("metric/").items()
         }
-        prompts, seeds = tuple(str(p) for p in data["prompts"]), tuple(int(s) for s in data["seeds"])
         table = ScoreTable(prompts, seeds, part("score/"))
         empty = torch.zeros(0, 3, 1, 1)
         origin = Origin(**json.loads(str(data["origin"]))) if "origin" in data else None
-        return ModelResult(
-            metrics, table, data["diversity"], part("replicates/"), empty, float(data["seconds"]), origin
-        )
+        return ModelResult(metrics, table, diversity, part("replicates/"), empty, seconds, origin)

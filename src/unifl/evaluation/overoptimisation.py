@@ -87,6 +87,25 @@ class Outcome:
     reason: str
 
 
+def start_units(start: Mapping[str, Float[np.ndarray, " n"]]) -> dict[str, float]:
+    """The deviation of each score of the start, in which changes count.
+
+    Args:
+        start: Scores of each picture by name.
+
+    Raises:
+        UserError: There is no score, or one that says the same of every picture.
+    """
+    if not start:
+        raise UserError("there is no score to compare checkpoints by; name at least one")
+    for name, scores in start.items():
+        if scores.min() == scores.max():  # exactly: rounding leaves equal numbers a deviation above 0
+            raise UserError(
+                f"{name} says the same of every picture of the start, so it has no unit; leave it out"
+            )
+    return {name: float(scores.std()) for name, scores in start.items()}
+
+
 def standardised(
     scores: Sequence[Mapping[str, Float[np.ndarray, " n"]]], samples: int
 ) -> Float[np.ndarray, "c p"]:
@@ -97,18 +116,12 @@ def standardised(
         samples: Pictures of each prompt.
 
     Raises:
-        UserError: There is no score, or one that says the same of every picture of the start.
+        UserError: See `start_units`.
     """
-    if not scores[0]:
-        raise UserError("there is no score to compare checkpoints by; name at least one")
-    changes = []
-    for name, start in scores[0].items():
-        unit = start.std()
-        if not unit > 0:
-            raise UserError(
-                f"{name} says the same of every picture of the start, so it has no unit; leave it out"
-            )
-        changes.append(np.stack([(one[name] - start) / unit for one in scores]))
+    changes = [
+        np.stack([(one[name] - scores[0][name]) / unit for one in scores])
+        for name, unit in start_units(scores[0]).items()
+    ]
     return np.mean(changes, axis=0).reshape(len(scores), -1, samples).mean(axis=2)
 
 

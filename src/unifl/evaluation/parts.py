@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import shutil
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unifl.disk import write_atomically
+from unifl.disk import read_arrays, write_atomically
 from unifl.evaluation.model_result import Origin
 
 _ORIGIN = "origin.json"
@@ -52,11 +51,10 @@ class Parts:
     def load(self, seed: int, indices: Sequence[int], previews: int) -> Part | None:
         """A batch; None if it is not there, is damaged, or has fewer pictures than are to be kept."""
         try:
-            with np.load(self._path(seed, indices), allow_pickle=False) as file:
-                data = {name: file[name] for name in file.files}
+            data = read_arrays(self._path(seed, indices))
             kept = torch.from_numpy(data.pop("previews")).float() / 255
             features = data.pop("features")
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except (ValueError, KeyError):
             return None
         return None if len(kept) < previews else Part(data, features, kept[:previews])
 

@@ -159,8 +159,8 @@ def save_pictures(
 ) -> None:
     """Write ``samples/`` of a run folder: one PNG per model and row, and ``metadata.jsonl``.
 
-    Pictures of other models stay if they have the same prompts and seeds. Otherwise they are removed: a row must
-    show one prompt and one noise.
+    Pictures of other models stay if they have the same prompts and seeds. Otherwise they are removed, and so are older
+    ones of these models: a row must show one prompt and one noise.
 
     Args:
         folder: the run folder.
@@ -176,6 +176,7 @@ def save_pictures(
             )
         part = samples / encode_id(name)
         part.mkdir(parents=True, exist_ok=True)
+        _remove_pictures(part)
         for index, image in enumerate(batch):
             to_pil(image).save(part / f"{index}.png")
     rows = [
@@ -185,7 +186,9 @@ def save_pictures(
     samples.mkdir(parents=True, exist_ok=True)
     text, about = "\n".join(rows) + "\n", samples / "metadata.jsonl"
     if about.exists() and about.read_text(encoding="utf-8") != text:
-        _remove_pictures(samples, keep={encode_id(name) for name in images})
+        for part in (path for path in samples.iterdir() if path.is_dir()):
+            if decode_id(part.name) not in images:
+                _remove_pictures(part)
     about.write_text(text, encoding="utf-8")
 
 
@@ -211,9 +214,9 @@ def natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(t), "") if t.isdigit() else (1, 0, t) for t in re.split(r"(\d+)", name) if t]
 
 
-def _remove_pictures(samples: Path, *, keep: set[str]) -> None:
-    for path in samples.glob("*/*.png"):
-        if path.parent.name not in keep and path.stem.isdigit():
+def _remove_pictures(part: Path) -> None:
+    for path in part.glob("*.png"):
+        if path.stem.isdigit():
             path.unlink()
 
 

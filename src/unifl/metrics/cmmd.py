@@ -15,11 +15,11 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from unifl.errors import UserError
+from unifl.metrics.blocks import row_blocks
 from unifl.metrics.frechet import as_features
 from unifl.metrics.intervals import LEVEL, Interval, influence_interval
 
 SIGMA, SCALE = 10.0, 1000.0
-_ROWS = 2048  # of the kernel matrix at once
 
 
 def cmmd(
@@ -102,7 +102,7 @@ def _check(sigma: float) -> None:
 def _means(x: np.ndarray, y: np.ndarray, sigma: float) -> Float[np.ndarray, " n"]:
     """Mean of the kernel of each row of x with all of y."""
     found = []
-    for start in range(0, len(x), _ROWS):
-        distance = 2 - 2 * x[start : start + _ROWS] @ y.T  # of unit vectors
+    for rows in row_blocks(len(x), len(y)):
+        distance = 2 - 2 * x[rows] @ y.T  # of unit vectors
         found.append(np.exp(-distance.clip(min=0) / (2 * sigma**2)).mean(axis=1))
     return np.concatenate(found)

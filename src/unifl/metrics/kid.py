@@ -14,13 +14,14 @@ from jaxtyping import Float, Num
 from torch import Tensor
 
 from unifl.errors import UserError
+from unifl.metrics.blocks import row_blocks
 from unifl.metrics.frechet import as_features
 
 
 def kernel_distance(a: Num[np.ndarray | Tensor, "n d"], b: Num[np.ndarray | Tensor, "m d"]) -> float:
     """Unbiased squared MMD with the cubic kernel, over all pairs, in float64. The sets may differ in size."""
     x, y = as_features(a), as_features(b)
-    return float(_within(x) + _within(y) - 2 * _kernel(x, y).mean())
+    return float(_within(x) + _within(y) - 2 * _means(x, y).mean())
 
 
 def kernel_subsets(
@@ -70,20 +71,31 @@ def kernel_replicates(
     A sample that was drawn twice is not paired with its own copy, so the replicates stay close to unbiased.
     """
     x, y = as_features(features), as_features(reference)
-    own = _kernel(x, x)
-    np.fill_diagonal(own, 0.0)
     total = counts.sum(axis=1)
     pairs = total**2 - (counts**2).sum(axis=1)
     pairs = np.where(pairs > 0, pairs, np.nan)  # one sample drawn n times has no pair: no replicate
-    inside = ((counts @ own) * counts).sum(axis=1) / pairs
-    across = counts @ _kernel(x, y).mean(axis=1) / total
-    return inside + _within(y) - 2 * across
+    inside = np.zeros(len(counts))
+    for rows in row_blocks(len(x), len(x)):
+        drawn = counts @ _kernel(x, x[rows])  # of each sample of the block with all of a resample
+        inside += ((drawn - counts[:, rows] * _kernel_with_itself(x[rows])) * counts[:, rows]).sum(axis=1)
+    across = counts @ _means(x, y) / total
+    return inside / pairs + _within(y) - 2 * across
 
 
-def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return (x @ y.T / x.shape[1] + 1.0) ** 3
+def _kernel(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "n m"]:
+    inner = x @ y.T / x.shape[1] + 1.0
+    return inner * inner * inner
 
 
-def _within(x: np.ndarray) -> float:
-    kernel = _kernel(x, x)
-    return float((kernel.sum() - np.trace(kernel)) / (len(x) * (len(x) - 1)))
+def _kernel_with_itself(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
+    return ((x * x).sum(axis=1) / x.shape[1] + 1.0) ** 3
+
+
+def _means(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " n"]:
+    """Mean of the kernel of each row of x with all of y."""
+    return np.concatenate([_kernel(x[rows], y).mean(axis=1) for rows in row_blocks(len(x), len(y))])
+
+
+def _within(x: Float[np.ndarray, "n d"]) -> float:
+    """Mean over pairs of different samples."""
+    return float((_means(x, x).sum() * len(x) - _kernel_with_itself(x).sum()) / (len(x) * (len(x) - 1)))

@@ -18,13 +18,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Num
-from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from unifl.errors import UserError
+from unifl.metrics.blocks import row_blocks
 from unifl.metrics.frechet import as_features
 
 NEAREST = 5
+_ROUNDING = 1e-12  # of the largest squared length
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def prdc(
     *,
     nearest: int = NEAREST,
 ) -> Prdc:
-    """Precision, recall, density and coverage, in float64; memory grows with n m.
+    """Precision, recall, density and coverage, in float64; time grows with n m, memory does not.
 
     Args:
         generated: Features of the pictures in question.
@@ -59,17 +60,37 @@ def prdc(
             f"the {nearest}-th neighbour of {min(len(ours), len(real))} samples was asked for; give at least "
             f"{max(nearest, 1) + 1} samples on each side, and nearest of 1 or more"
         )
-    apart = cdist(ours, real)
-    in_real: Bool[np.ndarray, "n m"] = apart < _radii(real, nearest)[None, :]
-    in_ours: Bool[np.ndarray, "n m"] = apart < _radii(ours, nearest)[:, None]
+    centre = real.mean(axis=0)  # far from the origin, products would round away what tells samples apart
+    ours, real = ours - centre, real - centre
+    radii_ours, radii_real = _radii(ours, nearest), _radii(real, nearest)
+    balls = np.zeros(len(ours), int)  # of reference samples, around each generated one
+    found, covered = np.zeros(len(real), bool), np.zeros(len(real), bool)
+    for rows in row_blocks(len(ours), len(real)):
+        apart = _squared_distances(ours[rows], real)
+        in_real: Bool[np.ndarray, "b m"] = apart < radii_real[None, :]
+        balls[rows] = in_real.sum(axis=1)
+        covered |= in_real.any(axis=0)
+        found |= (apart < radii_ours[rows, None]).any(axis=0)
     return Prdc(
-        precision=float(in_real.any(axis=1).mean()),
-        recall=float(in_ours.any(axis=0).mean()),
-        density=float(in_real.sum(axis=1).mean() / nearest),
-        coverage=float(in_real.any(axis=0).mean()),
+        precision=float((balls > 0).mean()),
+        recall=float(found.mean()),
+        density=float(balls.mean() / nearest),
+        coverage=float(covered.mean()),
     )
 
 
-def _radii(x: np.ndarray, nearest: int) -> Float[np.ndarray, " n"]:
-    """Distance of each sample to its k-th nearest neighbour."""
-    return np.partition(cdist(x, x), nearest, axis=1)[:, nearest]  # the sample itself is number 0
+def _squared_distances(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "n m"]:
+    """As one matrix product, which takes a tenth of the time of differences."""
+    return (x * x).sum(axis=1)[:, None] + (y * y).sum(axis=1)[None, :] - 2 * x @ y.T
+
+
+def _radii(x: Float[np.ndarray, "n d"], nearest: int) -> Float[np.ndarray, " n"]:
+    """Squared distance of each sample to its k-th nearest neighbour, less what rounding may add to another such one.
+
+    So a sample that is no nearer than the neighbour, such as the neighbour itself in the other set, is outside.
+    """
+    radii = np.empty(len(x))  # filled, because a column of a block would keep all of it
+    for rows in row_blocks(len(x), len(x)):
+        apart = _squared_distances(x[rows], x)
+        radii[rows] = np.partition(apart, nearest, axis=1)[:, nearest]  # itself is number 0
+    return radii - _ROUNDING * (x * x).sum(axis=1).max()

@@ -12,7 +12,7 @@ from PIL import Image
 from unifl.reproduce.claims import Finding
 from unifl.reproduce.figures import interval_text
 from unifl.reproduce.measure import preview_prompts
-from unifl.reproduce.parts import Piece
+from unifl.reproduce.parts import Piece, Training
 
 _VERDICTS = {True: "holds", False: "does not hold here", None: "not decided"}
 _OVER_SEEDS = """Intervals are 95 % bootstrap intervals over prompts and training seeds.
@@ -34,7 +34,11 @@ took {minutes:.0f} minutes, each in a process of {threads} thread(s); two such p
 
 
 def write_page(
-    path: Path, title: str, findings: Sequence[Finding], pieces: Mapping[tuple[str, int], Piece]
+    path: Path,
+    title: str,
+    findings: Sequence[Finding],
+    pieces: Mapping[tuple[str, int], Piece],
+    trainings: Mapping[str, Training],
 ) -> Path:
     """Write Markdown, plots and grids of pictures.
 
@@ -43,17 +47,17 @@ def write_page(
         title: Its first line.
         findings: What was found.
         pieces: What it was found on.
+        trainings: By name, all that there are pieces of.
     """
     folder = path.parent / path.stem
-    seeds = {seed for _, seed in pieces}
     sizes = {len(values) for piece in pieces.values() for values in _columns(piece)}
     seconds = sum(sum(piece.seconds.values()) for piece in pieces.values())
     threads = sorted({piece.threads for piece in pieces.values()})
     text = _HEAD.format(
         title=title,
         name=path.stem,
-        seeds="1 training seed" if len(seeds) == 1 else f"{len(seeds)} training seeds",
-        spread=_OVER_SEEDS if len(seeds) > 1 else _OF_ONE_SEED,
+        seeds=_seeds(pieces, trainings),
+        spread=_OVER_SEEDS if len({seed for _, seed in pieces}) > 1 else _OF_ONE_SEED,
         prompts=max(sizes),
         minutes=seconds / 60,
         threads=" or ".join(map(str, threads)),
@@ -70,6 +74,15 @@ def write_page(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def _seeds(pieces: Mapping[tuple[str, int], Piece], trainings: Mapping[str, Training]) -> str:
+    """How many seeds a model is trained with; where it is one, whether all have the same."""
+    rounds = {seed for _, seed in pieces}
+    if len(rounds) > 1:
+        return f"{len(rounds)} training seeds"
+    own = {trainings[name].first_seed + seed for name, seed in pieces if trainings[name].recipe is not None}
+    return "1 training seed" if len(own) <= 1 else f"one training seed each, {len(own)} in all"
 
 
 def _columns(piece: Piece) -> list:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -15,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from unifl.disk import write_atomically
+from unifl.disk import read_arrays, write_atomically
 from unifl.errors import UserError
 from unifl.world.assets import ASSETS
 
@@ -174,10 +173,9 @@ class Piece:
             UserError: A damaged file.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                data = {name: file[name] for name in file.files}
+            data = read_arrays(path)
             about = json.loads(str(data.pop("about")))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError) as error:
             raise UserError(f"{path} is not a result of `unifl reproduce` ({error}); delete it") from None
         logs = {
             key.removeprefix(_LOG): data.pop(key).astype(np.float64)

@@ -27,7 +27,7 @@ from unifl.world.assets import load_rewards
 from unifl.world.corruption import damage
 from unifl.world.preferences import TIE
 from unifl.world.renderer import render
-from unifl.world.scenes import QUALITIES, sample_scenes
+from unifl.world.scenes import sample_scenes
 
 PLAIN, VOTING = "plain", "flip and margin"
 _WATCHED = 50  # labelled pairs that a fit must keep back; nothing is chosen by them here
@@ -57,7 +57,6 @@ class Trial:
         pairs: Labelled pairs of a seed, of `pictures` pictures of its own.
         pictures: See above.
         held_out: Pictures for clean pairs, two each; the same ones for all seeds.
-        quality: Which of the scene's qualities is preferred, or "mean" for the mean of the four.
         wrong: Share of labels that are turned around.
         hidden: Width of the head.
         learning_rate: Of every fit.
@@ -68,7 +67,6 @@ class Trial:
     pairs: int = 2000
     pictures: int = 2000
     held_out: int = 4000
-    quality: str = "mean"
     wrong: float = 0.2
     hidden: int = 64
     learning_rate: float = 1e-2
@@ -107,7 +105,7 @@ def run_trial(
         As JSON: accuracies by arm and seed, and the paired differences from `plain` with intervals over seeds and
         held-out pairs.
     """
-    clean, truth = known_pictures(trial.held_out, seed=world, held_out=True, quality=trial.quality)
+    clean, truth = known_pictures(trial.held_out, seed=world, held_out=True)
     first, second = np.arange(0, trial.held_out, 2), np.arange(1, trial.held_out, 2)
     better, worse = _ordered(truth, first, second)
     right: dict[str, list[np.ndarray]] = {name: [] for name in trial.arms}
@@ -144,7 +142,7 @@ def run_trial(
 
 
 def known_pictures(
-    number: int, *, seed: int, held_out: bool, quality: str = "mean"
+    number: int, *, seed: int, held_out: bool
 ) -> tuple[Float[Tensor, "n d"], Float[np.ndarray, " n"]]:
     """Features of damaged scenes, and how good they are.
 
@@ -152,7 +150,6 @@ def known_pictures(
         number: How many.
         seed: Of scenes and damage.
         held_out: Whether their combinations are those that occur in no training scene.
-        quality: What is good, see `Trial`.
     """
     trunk = load_rewards()["global"].network.trunk
     assert isinstance(trunk, nn.Module)
@@ -167,8 +164,7 @@ def known_pictures(
             maps = trunk(images)
         moments = [part for map_ in maps for part in (map_.mean((2, 3)), map_.var((2, 3)).add(1e-4).sqrt())]
         features.append(torch.cat(moments, 1))
-        good = left.mean(1) if quality == "mean" else left[:, QUALITIES.index(quality)]
-        truth.append(good.double().numpy())
+        truth.append(left.mean(1).double().numpy())
     return torch.cat(features), np.concatenate(truth)
 
 
@@ -176,7 +172,7 @@ def _one_seed(
     trial: Trial, seed: int, clean: Float[Tensor, "m d"]
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Scores of the held-out pictures by arm, and what the votes were worth."""
-    features, truth = known_pictures(trial.pictures, seed=seed, held_out=False, quality=trial.quality)
+    features, truth = known_pictures(trial.pictures, seed=seed, held_out=False)
     pairs, flipped = _labelled(trial, seed, features, truth)
     shape = (features.mean(0), features.std(0) + 1e-6)
     watched = list(range(trial.pairs, trial.pairs + _WATCHED))

@@ -115,7 +115,7 @@ def reproduce(
         )
     ]
     update_result(folder / f"{paper.name}.json", Result(claims=[finding.claim for finding in findings]))
-    write_page(folder / f"{paper.name}.md", paper.title, findings, pieces)
+    write_page(folder / f"{paper.name}.md", paper.title, findings, pieces, all_trainings)
     return findings
 
 
