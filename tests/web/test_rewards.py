@@ -160,6 +160,21 @@ def test_a_question_that_fails_takes_no_other_with_it(fault, message):
     assert sorted(map(len, gate.batches)) == [1, 1, 1, 1, 3]
 
 
+def test_a_question_that_the_scorer_does_not_take_is_refused_with_its_reason():
+    def picky(images, prompts):
+        if "long" in prompts:
+            raise UserError("the prompt is long; shorten it")
+        return hashed(images, prompts)
+
+    with serving(declared(picky)) as server:
+        refused = post(server.url, question("long"))
+        assert refused.status_code == 422 and refused.json()["detail"] == "the prompt is long; shorten it"
+        far = RemoteReward(server.url)
+        with pytest.raises(UserError, match=r"status 422\): the prompt is long; shorten it"):
+            far(exact(1, 3, 4, 4), ["long"])
+        assert torch.equal(far(exact(1, 3, 4, 4), ["x"]), hashed(exact(1, 3, 4, 4), ["x"]))
+
+
 def test_a_full_queue_says_so_before_the_body_and_clients_come_back():
     gate = Gate()
     with serving(gate.feedback(), queue=2, batch_size=1) as server, ThreadPoolExecutor(4) as pool:

@@ -194,7 +194,6 @@ class RemoteReward:
             raise FeedbackFailed(f"{self.url} answers {type(found).__name__}; it is no reward server")
         return found
 
-
     def _refusal(self, status: int, content: bytes) -> UserError | FeedbackFailed:
         kind = FeedbackFailed if self._has_answered else UserError
         if status in (401, 403):
