@@ -36,6 +36,9 @@ Weights = Annotated[list[str] | None, typer.Option(help="Where a scorer's weight
 Base = Annotated[
     list[str] | None, typer.Option(help="Where its tokenizer and config are.", metavar="NAME=PATH")
 ]
+Question = Annotated[
+    list[str] | None, typer.Option(help="A text file with what a judge is asked.", metavar="NAME=PATH")
+]
 NumPrompts = Annotated[int, typer.Option(help="At most so many prompts, of every category some.")]
 Seeds = Annotated[int, typer.Option(help="Pictures per prompt.")]
 JudgeName = Annotated[
@@ -77,6 +80,7 @@ def evaluate(
     scores: Scores = None,
     weights: Weights = None,
     base: Base = None,
+    question: Question = None,
     features: Annotated[
         str | None, typer.Option(help="Measure diversity on dinov2, clip or inception, also NAME=PATH.")
     ] = None,
@@ -127,10 +131,12 @@ def evaluate(
     from unifl.evaluation.geneval import Thresholds
 
     asked = labelled(scores)
-    places, bases = by_label(weights, asked), by_label(base, asked)
+    places, bases, questions = (by_label(given, asked) for given in (weights, base, question))
     readings = ReadingsRequest(
         scorers={
-            label: named(path, weights=places.get(label), base=bases.get(label))
+            label: named(
+                path, weights=places.get(label), base=bases.get(label), question=questions.get(label)
+            )
             for label, path in asked.items()
         },
         detector=detector,

@@ -29,6 +29,7 @@ def evaluate(
     data: Annotated[str, typer.Argument(help="Preference data, as `unifl preferences` reads them.")],
     weights: Annotated[str | None, typer.Option(help="Where the weights of a scorer are.")] = None,
     base: Annotated[str | None, typer.Option(help="Where its tokenizer and config are.")] = None,
+    question: Annotated[str | None, typer.Option(help="A text file with what a judge is asked.")] = None,
     form: Annotated[
         Literal["auto", "pick_a_pic", "hpd", "chosen_rejected", "store"],
         typer.Option(help="What the columns are; auto looks at them."),
@@ -72,7 +73,9 @@ def evaluate(
     chosen, _ = select(index, Filters(), ties="keep")
     pairs = PreferenceSet(chosen, resolution=resolution).checked(sizes=False)
     found = evaluate_reward(
-        resolve.feedback(resolve.named(scorer, weights=weights, base=base), name=scorer, device=place),
+        resolve.feedback(
+            resolve.named(scorer, weights=weights, base=base, question=question), name=scorer, device=place
+        ),
         pairs,
         batch_size=batch_size,
         device=place,

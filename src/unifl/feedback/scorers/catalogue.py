@@ -233,9 +233,9 @@ def _hpsv3(
 ) -> Feedback:
     if question is None:
         raise UserError(
-            "hpsv3 was trained with one long instruction, which is its authors' and is not shipped here; save "
-            "INSTRUCTION and prompt_with_special_token of their hpsv3/dataset/data_collator_qwen.py "
-            "(github.com/MizzenAI/HPSv3) as a text file, with {prompt} where the prompt goes, and give the file as "
+            "hpsv3 was trained with one long instruction, which is its authors' and is not shipped here; take "
+            "INSTRUCTION and prompt_with_special_token of hpsv3/dataset/data_collator_qwen.py (of hpsv3 on PyPI; "
+            "docs/scorers.md has the commands) as a text file, with {prompt} for {text_prompt}, and give the file as "
             "`question`"
         )
     given = {
