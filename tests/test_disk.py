@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections import namedtuple
 
 import pytest
 
-from unifl.disk import require_free_space, require_writable, write_atomically
+from unifl.disk import content_sha256, file_sha256, require_free_space, require_writable, write_atomically
 from unifl.errors import UserError
 
 Usage = namedtuple("Usage", "total used free")
@@ -47,3 +48,15 @@ def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path, monkeypatch):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
     assert write_atomically(path, b"new").read_bytes() == b"new"
+
+
+def test_content_is_that_of_a_file_or_of_all_files_of_a_folder(tmp_path):
+    for name in ("a/one.json", "b/one.json", "c/two.json", "d/deep/one.json"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("{}")
+    place = str(tmp_path / "a/one.json")
+    assert content_sha256(place) == file_sha256(place) == hashlib.sha256(b"{}").hexdigest()
+    folders = {name: content_sha256(tmp_path / name) for name in "abcd"}
+    assert folders["a"] == folders["b"] and len(set(folders.values())) == 3
+    for nothing in ("", "no such file", "x" * 9999, "a\0b", None, 3):
+        assert content_sha256(nothing) is None

@@ -1,11 +1,14 @@
-"""Room and permission on the disk, asked for before anything is written; files that are never half written."""
+"""Room and permission on the disk, asked for before anything is written; files never half written, and their hashes."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from unifl.errors import UserError
 
@@ -68,6 +71,35 @@ def write_atomically(path: str | Path, content: bytes) -> Path:
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+def file_sha256(path: str | Path) -> str:
+    """The hash of a file; read in pieces, so that its size does not matter."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_sha256(folder: str | Path, files: Iterable[Path]) -> str:
+    """One hash of files of a folder and of their names in it, in the order of these."""
+    folder, digest = Path(folder), hashlib.sha256()
+    for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in files):
+        digest.update(f"{name} {file_sha256(path)}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def content_sha256(place: Any) -> str | None:
+    """The hash of what a text or path names: a file, or all files of a folder; None where it names neither."""
+    if not isinstance(place, str | Path) or place == "":
+        return None
+    path = Path(place).expanduser()
+    try:
+        if path.is_file():
+            return file_sha256(path)
+        return (
+            files_sha256(path, (one for one in path.rglob("*") if one.is_file())) if path.is_dir() else None
+        )
+    except (OSError, ValueError):  # such as a text that is too long for a name
+        return None
 
 
 def _readable(num_bytes: int) -> str:

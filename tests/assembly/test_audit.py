@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from assembly_toy import Reader, refl_recipe
+from safetensors.torch import load_file, save_file
 
 from unifl.assembly import audit as audits
 from unifl.assembly import run
@@ -21,6 +22,7 @@ from unifl.assembly.run import run_recipe
 from unifl.errors import UserError
 from unifl.evaluation.audit_look import AuditLook
 from unifl.evaluation.overoptimisation import OVER_OPTIMISED, SOUND
+from unifl.feedback.networks import RewardNetwork, save_family
 from unifl.guard import is_training_active
 from unifl.metrics.spectrum import high_frequency_share
 from unifl.training.plan import Plan
@@ -194,6 +196,33 @@ def test_only_what_has_changed_is_drawn_again(work, monkeypatch):
     shutil.rmtree(work / "runs/refl/model")
     _audit(work, num_prompts=3)
     assert len(calls) == 3 + 3 * 2
+
+
+def test_what_was_replaced_under_its_name_is_looked_at_again(work, monkeypatch):
+    real, calls = audits.sample, []
+    monkeypatch.setattr(
+        audits, "sample", lambda *given, **options: calls.append(1) or real(*given, **options)
+    )
+
+    def drawn(**changes):
+        calls.clear()
+        _audit(work, **changes)
+        return len(calls)
+
+    def save(seed):
+        torch.manual_seed(seed)
+        network = RewardNetwork()
+        save_family(network.trunk, {"liked": network}, work / "rewards")
+
+    save(0)
+    judges = {"liked": "rewards/liked"}
+    assert drawn(judges=judges) == 5 * 3 and drawn(judges=judges) == 0
+    save(1)
+    assert drawn(judges=judges) == 5 * 3
+    unet = next((work / "tiny/unet").glob("*.safetensors"))
+    weights = load_file(unet)
+    save_file({name: 1.01 * tensor for name, tensor in weights.items()}, unet, {"format": "pt"})
+    assert drawn(judges=judges) == 5 * 3 and drawn(judges=judges) == 0
 
 
 def test_a_look_survives_its_file_and_asks_what_it_depends_on(tmp_path):

@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+from unifl.feedback.networks import RewardNetwork, save_family
 from unifl.metrics import read_result
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "feedback"))
@@ -76,6 +79,61 @@ def test_an_evaluation_goes_on_with_the_batches_that_it_has(workspace, unifl, su
     assert not list((workspace / "out").glob("parts/*"))
     again.clear()
     assert unifl(*arguments, "out", "--reuse").exit_code == 0 and again == []
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The models that are drawn, one entry per batch."""
+    from unifl.assembly import evaluate
+
+    seen, real = [], evaluate._draw
+    monkeypatch.setattr(evaluate, "_draw", lambda *given, **how: seen.append(1) or real(*given, **how))
+    return seen
+
+
+def test_other_weights_under_the_same_path_are_asked_again(workspace, unifl, suite, drawn):
+    def save(seed):
+        torch.manual_seed(seed)
+        network = RewardNetwork()
+        save_family(network.trunk, {"liked": network}, workspace / "mine")
+
+    def value():
+        found = unifl(
+            "evaluate", "tiny@1", "--prompts", suite, "--score", "liked=mine", "--reuse", "--out", "o"
+        )
+        assert found.exit_code == 0, found.output
+        return read_result(workspace / "o/result.json").models["tiny@1"].metrics["liked"].value
+
+    save(0)
+    first = value()
+    drawn.clear()
+    save(0)
+    assert value() == first and not drawn
+    save(1)
+    assert value() != first and drawn
+
+
+def test_a_suite_of_other_clauses_or_a_detector_of_other_weights_judges_again(workspace, unifl, drawn):
+    from test_detectors import yolos
+
+    def evaluate(count):
+        row = {"tag": "counting", "include": [{"class": "circle", "count": count}], "prompt": "circles"}
+        (workspace / "evaluation_metadata.jsonl").write_text(json.dumps(row))
+        drawn.clear()
+        found = unifl(
+            "evaluate", "tiny@1", "--prompts", "evaluation_metadata.jsonl", "--detector", "detector",
+            "--color-model", "world:palette", "--seeds", "1", "--reuse", "--out", "out",
+        )  # fmt: skip
+        assert found.exit_code == 0, found.output
+        return len(drawn)
+
+    (workspace / "detector").mkdir()
+    yolos(workspace / "detector")
+    assert evaluate(2) and not evaluate(2) and evaluate(3)
+    weights = workspace / "detector/model.safetensors"
+    state = {name: tensor + 0.01 for name, tensor in load_file(weights).items()}
+    save_file(state, weights, {"format": "pt"})
+    assert evaluate(3) and not evaluate(3)
 
 
 def test_geneval_by_a_tiny_detector(workspace, unifl):

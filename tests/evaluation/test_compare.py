@@ -79,8 +79,9 @@ def test_only_the_same_prompts_seeds_and_sizes_compare(results):
 
 
 def test_scores_of_two_judges_do_not_compare(results):
-    def judged(name, by, sees):
-        return replace(results[name], origin=Origin(judge=by, judge_sees={"bright": sees}, drawn={}))
+    def judged(name, by, sees, behind=""):
+        origin = Origin(judge=by, judge_sees={"bright": sees}, drawn={}, judge_fingerprint=behind)
+        return replace(results[name], origin=origin)
 
     base, pair = judged("base@4", "gold", "0.5 0.1"), [("better@4", "base@4")]
     same = judged("better@4", "gold", "0.5 0.1")
@@ -95,6 +96,10 @@ def test_scores_of_two_judges_do_not_compare(results):
             differences(other, base)
         with pytest.raises(UserError, match=message):
             change_in("structure", other, base)
+    was, now = (judged("base@4", "gold", "0.5 0.1", behind) for behind in "ab")
+    with pytest.raises(UserError, match="the judge gold changed between the two evaluations"):
+        differences(now, was)
+    assert differences(now, base).keys() == differences(now, now).keys()  # nobody has looked at base's judge
 
 
 def test_unknown_models_and_metrics_are_named(results):

@@ -22,7 +22,7 @@ from unifl.feedback import NetworkFeedback, as_feedback
 from unifl.feedback.networks import RewardNetwork
 from unifl.feedback.remote import RemoteReward
 from unifl.feedback.wire import Limits, pack
-from unifl.web.rewards import RewardServer, ServiceSettings, fingerprint, open_socket
+from unifl.web.rewards import RewardServer, ServiceSettings, open_socket
 
 TOKEN = "a-token-of-more-than-twenty-letters"
 
@@ -391,27 +391,6 @@ def test_a_scorer_of_latents_is_not_served():
     latent = type(latent)(function=hashed, name="latent", space="latent")
     with pytest.raises(UserError, match="mine scores latents, and pictures are served"):
         RewardServer(latent, "mine", ServiceSettings())
-
-
-def test_the_fingerprint_is_of_weights_and_code(tmp_path, monkeypatch):
-    def network(seed):
-        torch.manual_seed(seed)
-        return NetworkFeedback(RewardNetwork(), name=str(seed))
-
-    assert fingerprint(network(0), "a") == fingerprint(network(0), "b") != fingerprint(network(1), "a")
-    assert fingerprint(NetworkFeedback(RewardNetwork().bfloat16(), name="x"), "a")
-    from unifl.assembly import resolve
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [str(tmp_path)])
-    found = set()
-    for version, text in enumerate(("return images.mean((1, 2, 3))", "return images.amax((1, 2, 3))")):
-        (tmp_path / f"rewards_{version}.py").write_text(f"def mine(images, prompts):\n    {text}\n")
-        name = f"rewards_{version}:mine"
-        found.add(fingerprint(resolve.feedback(name, name="mine"), name))
-    assert len(found) == 2
-    small, large = (resolve.feedback(f"scorer:{name}", name="x") for name in ("jpeg_small", "jpeg_large"))
-    assert fingerprint(small, "jpeg_small") != fingerprint(large, "jpeg_large")
 
 
 def test_a_client_notices_another_scorer_behind_the_same_address():

@@ -18,15 +18,16 @@ from torch import Tensor
 from unifl import config as configs
 from unifl.assembly import sources
 from unifl.assembly.audit_candidates import Candidate, candidates, open_start, run_recipe_of
-from unifl.assembly.audit_judges import default_judges, in_world, scorers_of, trained
+from unifl.assembly.audit_judges import Scorers, in_world, scorers_of
 from unifl.assembly.device import chosen_device
+from unifl.assembly.evaluate import weights_sha256
 from unifl.assembly.open_model import open_model
 from unifl.assembly.recipe import Recipe
 from unifl.data import load_prompts
 from unifl.disk import require_writable
 from unifl.errors import UserError
 from unifl.evaluation.audit_findings import AuditFindings, find
-from unifl.evaluation.audit_look import PATH_KL, AuditLook, Scorer, take_look
+from unifl.evaluation.audit_look import PATH_KL, AuditLook, take_look
 from unifl.evaluation.audit_page import write_audit
 from unifl.evaluation.path_kl import path_kl
 from unifl.guard import training_active
@@ -34,7 +35,7 @@ from unifl.models import Generator
 from unifl.sampling import sample
 
 _SEED = 9  # of the noise: not that of training's monitor (8) or validation (7)
-_FORMAT = 1
+_FORMAT = 2
 _KL_STEPS = 8
 FOLDER = "audit"
 _WORLD_PROMPTS = "world:validation"
@@ -95,11 +96,14 @@ def audit_run(run: str | Path, request: AuditRequest, *, progress: Progress | No
     prompts = _prompts(recipe, request)
     if len(prompts) < 2:
         raise UserError("an audit compares checkpoints over prompts, and there is one; give two or more")
+    start = open_start(recipe, device=request.device)
     audit = _Audit(
         recipe=recipe,
         request=request,
         prompts=prompts,
         scorers=scorers,
+        start=start,
+        start_sha256=weights_sha256(start),
         folder=folder,
         device=device,
         progress=progress,
@@ -120,7 +124,9 @@ class _Audit:
     recipe: Recipe
     request: AuditRequest
     prompts: list[str]
-    scorers: Mapping[str, Scorer]
+    scorers: Scorers
+    start: Generator
+    start_sha256: str
     folder: Path
     device: torch.device
     progress: Progress | None
@@ -134,11 +140,8 @@ class _Audit:
         known = [
             AuditLook.load(file, self._about(one.sha256)) for file, one in zip(files, found, strict=True)
         ]
-        if start is not None and all(look is not None for look in known):
-            return [start, *(look for look in known if look is not None)]
-        base = open_start(self.recipe, device=self.request.device)
         if start is None:
-            start = self._look("the start", base, base, None, 0)
+            start = self._look("the start", self.start, None, 0)
             start.save(start_file, self._about())
         looks = [start]
         for number, (one, file, look) in enumerate(zip(found, files, known, strict=True), start=1):
@@ -149,27 +152,25 @@ class _Audit:
                     dtype=getattr(torch, self.recipe.model.dtype),
                     mixed_precision=self.recipe.training.mixed_precision,
                 ).generator
-                look = self._look(one.name, model, base, start, number)
+                look = self._look(one.name, model, start, number)
                 look.save(file, self._about(one.sha256))
             looks.append(look)
         return looks
 
-    def _look(
-        self, name: str, model: Generator, base: Generator, start: AuditLook | None, number: int
-    ) -> AuditLook:
+    def _look(self, name: str, model: Generator, start: AuditLook | None, number: int) -> AuditLook:
         with training_active():  # nothing that is kept for final figures may answer here
             drawn = self._drawn(name, model, number)
             look = take_look(
-                drawn, self.scorers, samples=self.request.samples, start=start, device=self.device
+                drawn, self.scorers.named, samples=self.request.samples, start=start, device=self.device
             )
         first = range(0, len(look.pictures), self.request.samples)[: self.request.kl_pictures]
-        if model is base:
+        if model is self.start:
             moved = torch.zeros(len(first), dtype=torch.float64)
         else:
             how = self.recipe.sampling
             moved = path_kl(
                 model,
-                base,
+                self.start,
                 look.pictures[list(first)].float() / 255,
                 self.prompts[: len(first)],
                 seed=_SEED,
@@ -203,14 +204,12 @@ class _Audit:
     def _about(self, weights: str = "") -> dict[str, Any]:
         """Plain values on which a look depends."""
         model = self.recipe.model
-        judges = dict(self.request.judges) or default_judges(self.recipe)
         said = {
             "format": _FORMAT,
             "weights": weights,
-            "start": [model.pretrained_model_name_or_path, model.lora, model.student, model.resolution],
+            "start": [self.start_sha256, model.resolution],
             "precision": [model.dtype, self.recipe.training.mixed_precision],
-            "rewards": configs.plain(trained(self.recipe)),
-            "judges": configs.plain(judges),
+            "scorers": self.scorers.fingerprints,
             "sampling": configs.plain(self.recipe.sampling),
             "samples": self.request.samples,
             "kl_pictures": self.request.kl_pictures,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 
 from unifl.assembly.open_model import open_model
 from unifl.assembly.recipe import Recipe, load_recipe
+from unifl.disk import files_sha256
 from unifl.errors import UserError
 from unifl.models import Generator
 from unifl.models.save import LORA_FILE
@@ -110,10 +110,5 @@ def open_start(recipe: Recipe, *, device: str) -> Generator:
 
 def _sha256(folder: Path) -> str:
     """Of the weights in a folder, by name; of a LoRA in one of its forms, beside which a whole pipeline may lie."""
-    digest = hashlib.sha256()
     lora = folder / LORA_FILE
-    for path in [lora] if lora.is_file() else sorted(folder.rglob(f"*{_WEIGHTS}")):
-        digest.update(str(path.relative_to(folder)).encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    return files_sha256(folder, [lora] if lora.is_file() else folder.rglob(f"*{_WEIGHTS}"))

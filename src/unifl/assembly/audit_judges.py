@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from unifl.assembly import resolve
+from unifl.assembly.fingerprint import fingerprint
 from unifl.assembly.objects import is_dotted, make_object
 from unifl.assembly.part import Part
 from unifl.assembly.recipe import Recipe
@@ -23,10 +25,21 @@ _VALIDATION = "world:judges/validation"
 EXPERT = "expert"
 
 
-def scorers_of(
-    recipe: Recipe, asked: Mapping[str, str], *, device: torch.device | str = "cpu"
-) -> dict[str, Scorer]:
-    """Everything that scores pictures, by the name of its number.
+@dataclass(frozen=True)
+class Scorers:
+    """Everything that scores the pictures of an audit, by the name of its number.
+
+    Attributes:
+        named: The scorers.
+        fingerprints: What lies behind the name of each, whose weights may be replaced.
+    """
+
+    named: dict[str, Scorer]
+    fingerprints: dict[str, str]
+
+
+def scorers_of(recipe: Recipe, asked: Mapping[str, str], *, device: torch.device | str = "cpu") -> Scorers:
+    """The rewards that trained, and the judges that did not.
 
     Args:
         recipe: Of the run.
@@ -52,10 +65,11 @@ def scorers_of(
         raise UserError(
             "all rewards of the run read latents, and an audit scores pictures; audit a run with a reward on pixels"
         )
-    judges = {name: _judge(part, name, device) for name, part in parts.items()}
-    return {f"{REWARD}{name}": one for name, one in rewards.items()} | {
-        f"{HELD_OUT}{name}": one for name, one in judges.items()
-    }
+    named: dict[str, Scorer] = {f"{REWARD}{name}": one for name, one in rewards.items()}
+    prints = {f"{REWARD}{name}": fingerprint(one, given[name]) for name, one in rewards.items()}
+    for name, part in parts.items():
+        named[f"{HELD_OUT}{name}"], prints[f"{HELD_OUT}{name}"] = _judge(part, name, device)
+    return Scorers(named, prints)
 
 
 def trained(recipe: Recipe) -> dict[str, str | Part]:
@@ -104,22 +118,20 @@ def _require_held_out(judges: Mapping[str, str | Part], given: Mapping[str, str 
             raise UserError(f"the judge {name} is the reward {same[0]}, which trained; name one that did not")
 
 
-def _judge(given: str | Part, name: str, device: torch.device | str) -> Scorer:
-    """A judge's overall score, or a scorer as it is."""
+def _judge(given: str | Part, name: str, device: torch.device | str) -> tuple[Scorer, str]:
+    """A judge's overall score, or a scorer as it is; and the fingerprint of either."""
     path = _path(given)
-    if path.startswith(_WORLD_JUDGES):
-        return _overall(resolve.judge(path))
-    if is_dotted(path) and not isinstance(given, Part):
-        found = make_object(path)
+    if path.startswith(_WORLD_JUDGES) or (is_dotted(path) and not isinstance(given, Part)):
+        found = make_object(path) if is_dotted(path) else resolve.judge(path)
         if isinstance(found, Judge):
-            return _overall(found)
+            return _overall(found), fingerprint(found, path)
     part = given if isinstance(given, Part) else resolve.named(given)
     scorer: Feedback = resolve.feedback(part, name=name, device=device)
     if scorer.space != "pixel":
         raise UserError(
             f"the judge {name} reads latents, and an audit scores pictures; name one that reads pixels"
         )
-    return scorer
+    return scorer, fingerprint(scorer, part)
 
 
 def _overall(judge: Judge) -> Scorer:

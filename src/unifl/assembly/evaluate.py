@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unifl.assembly.fingerprint import fingerprint
 from unifl.assembly.recipe import SamplingConfig
 from unifl.errors import UserError
 from unifl.evaluation import (
@@ -138,6 +139,7 @@ def evaluate_models(
     read_existing(folder / "result.json")
     ask = _Request(
         judge_name=judge_name,
+        judge_fingerprint=fingerprint(judge, judge_name),
         features={name: judge_features(judge, pictures) for name, pictures in (references or {}).items()},
         seeds=list(seeds),
         diversity_prompts=diversity_prompts,
@@ -191,6 +193,7 @@ class _Request:
     """What is measured of every model, the same for all."""
 
     judge_name: str
+    judge_fingerprint: str
     features: dict[str, np.ndarray]
     seeds: list[int]
     diversity_prompts: int
@@ -202,6 +205,7 @@ class _Request:
         """Everything that a model's scores depend on."""
         return Origin(
             judge=self.judge_name,
+            judge_fingerprint=self.judge_fingerprint,
             judge_sees={name: f"{seen.mean():.4f} {seen.std():.4f}" for name, seen in self.features.items()},
             drawn=asdict(entry)
             | {
@@ -210,9 +214,8 @@ class _Request:
                 "diversity_prompts": self.diversity_prompts,
                 "diversity_seeds": self.diversity_seeds,
                 "object_counts": self.object_counts,
-            }
-            # files of scores from before there were groups stay good
-            | ({} if self.groups is None else {"groups": self.groups}),
+                "groups": self.groups,
+            },
         )
 
     def measure(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 
 from unifl.assembly import resolve
+from unifl.assembly.fingerprint import fingerprint
 from unifl.assembly.part import Part
 from unifl.data.suites import Suite
 from unifl.errors import UserError
 from unifl.evaluation.geneval import ClipColors, ColorReader, GenEval, PaletteColors, Thresholds
 from unifl.evaluation.readings import Readings
-from unifl.feedback import NetworkFeedback
+from unifl.feedback import Feedback, NetworkFeedback
 from unifl.feedback.detectors import open_detector
 from unifl.feedback.features import PictureFeatures, open_features
 from unifl.feedback.scorers import open_scorer
@@ -48,7 +50,7 @@ class ReadingsRequest:
 
     @property
     def name(self) -> str:
-        """For result files: everything that the scores depend on beside the weights."""
+        """For result files: what is measured, and how."""
         shown = [_scorer_name(label, part) for label, part in self.scorers.items()]
         if self.detector is not None:
             t = self.thresholds
@@ -72,7 +74,28 @@ class ReadingsRequest:
             detector.to(device)  # type: ignore[attr-defined]
             geneval = GenEval(suite, detector, self._colors(device), self.thresholds)
         features = None if self.features is None else named_features(self.features).to(device)
-        return Readings(scorers, geneval=geneval, features=features, device=device)
+        return Readings(
+            scorers,
+            geneval=geneval,
+            features=features,
+            device=device,
+            fingerprint=self._fingerprint(scorers, geneval, features),
+        )
+
+    def _fingerprint(
+        self, scorers: Mapping[str, Feedback], geneval: GenEval | None, features: PictureFeatures | None
+    ) -> str:
+        """What lies behind all names, and what GenEval asks of each prompt."""
+        prints = [fingerprint(scorer, self.scorers[label]) for label, scorer in scorers.items()]
+        if geneval is not None:
+            prints += [
+                fingerprint(geneval.detector, str(self.detector)),
+                fingerprint(geneval.colors, self.color_model),
+                repr([(entry.include, entry.exclude) for entry in geneval.entries.values()]),
+            ]
+        if features is not None:
+            prints.append(features.sha256())
+        return hashlib.sha256("\n".join(prints).encode()).hexdigest()[:32]
 
     def _colors(self, device: torch.device | str) -> ColorReader:
         if self.color_model == WORLD_PALETTE:

@@ -11,7 +11,6 @@ A file has `prompts` (JSON, as bytes), `bucket` (rows,), for every bucket n that
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from torch import Tensor
 from unifl.data.captions import dropped_captions
 from unifl.data.encoded_sample import EncodedSample as EncodedSample
 from unifl.data.manifest import Manifest, ShardRecord, check_identity, identify, read_manifest, shard_name
+from unifl.disk import file_sha256
 from unifl.errors import UserError
 from unifl.models.conditioning import Conditioning
 from unifl.models.generator import Generator
@@ -270,12 +270,6 @@ def shard_captions(path: Path) -> list[str]:
 def has_size(path: Path, record: ShardRecord) -> bool:
     """Whether a file is there with the size that it was written with."""
     return path.is_file() and path.stat().st_size == record.num_bytes
-
-
-def file_sha256(path: Path) -> str:
-    """The hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _altered(path: Path) -> UserError:

@@ -172,6 +172,10 @@ def _check_judges(a: ModelResult, b: ModelResult) -> None:
         raise UserError(
             f"the two models were judged by {first.judge} and by {second.judge}; evaluate both with the same judge"
         )
+    if "" != first.judge_fingerprint != second.judge_fingerprint != "":
+        raise UserError(
+            f"the judge {first.judge} changed between the two evaluations; evaluate both models again"
+        )
     for name in first.judge_sees.keys() & second.judge_sees.keys():
         if first.judge_sees[name] != second.judge_sees[name]:
             raise UserError(

@@ -23,13 +23,15 @@ class Origin:
 
     Attributes:
         judge: name of the judge.
-        judge_sees: what the judge makes of each reference set, as weights are replaced under the same name.
+        judge_sees: what the judge makes of each reference set: the references may change, too.
         drawn: everything else that scores depend on, as plain JSON values: weights, sampler, prompts, seeds, ...
+        judge_fingerprint: what lies behind the judge's name, whose weights may be replaced; "" where nobody has looked.
     """
 
     judge: str
     judge_sees: dict[str, str]
     drawn: dict[str, Any]
+    judge_fingerprint: str = ""
 
 
 @dataclass(frozen=True)

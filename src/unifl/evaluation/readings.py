@@ -25,6 +25,7 @@ class Readings:
         geneval: Adds the score `geneval`.
         features: Pictures to rows, for diversity; None measures none.
         device: Where pictures are shown.
+        fingerprint: Of everything that is given here, for whoever keeps scores; None where nobody has looked.
 
     Attributes:
         names: Of the scores, the first of which decides comparisons.
@@ -40,7 +41,9 @@ class Readings:
         geneval: GenEval | None = None,
         features: Callable[[Tensor], Tensor] | None = None,
         device: torch.device | str = "cpu",
+        fingerprint: str | None = None,
     ) -> None:
+        self.fingerprint = fingerprint
         self.scorers, self.geneval, self.extract, self.device = dict(scorers), geneval, features, device
         self.names = (*self.scorers, *(() if geneval is None else (GENEVAL,)))
         if not self.names:

@@ -91,6 +91,11 @@ class RemoteReward:
         self.needs = frozenset(self.served.needs)
         self.range = self.served.range
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the scorer that was there at the start."""
+        return self.served.fingerprint
+
     def __call__(self, images: Float[Tensor, "b 3 h w"], prompts: Sequence[str]) -> Float[Tensor, " b"]:
         """Scores on the device of the pictures.
 

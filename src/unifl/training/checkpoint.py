@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from unifl.disk import file_sha256
 from unifl.errors import UserError
 from unifl.training.distributed import num_processes
 
@@ -80,7 +81,7 @@ def write_checkpoint(run_folder: Path, step: int, settings: str, fill: Callable[
             "step": step,
             "settings_sha256": hashlib.sha256(settings.encode()).hexdigest(),
             "environment": environment(),
-            "files": {name: _sha256(folder / name) for name in _files(folder)},
+            "files": {name: file_sha256(folder / name) for name in _files(folder)},
         }
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
@@ -97,7 +98,7 @@ def damage(folder: Path) -> str | None:
         if manifest["format"] != FORMAT:
             return f"it has format {manifest['format']}, this version reads format {FORMAT}"
         for name, digest in files.items():
-            if _sha256(folder / name) != digest:
+            if file_sha256(folder / name) != digest:
                 return f"{name} has changed since it was written"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"it is incomplete ({type(error).__name__}: {error})"
@@ -232,11 +233,6 @@ def environment() -> dict[str, Any]:
 
 def _files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush_tree(folder: Path) -> None:

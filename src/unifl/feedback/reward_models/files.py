@@ -10,7 +10,6 @@ README.md               a card: what it was trained on, how good it is, what to 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from unifl.config import load, plain
-from unifl.disk import write_atomically
+from unifl.disk import file_sha256, write_atomically
 from unifl.errors import UserError
 from unifl.feedback.latent_proxy_files import load_proxy, save_proxy
 from unifl.feedback.reward_models.backbones import LatentBackbone, SmallBackbone, TwoTowerBackbone
@@ -64,7 +63,7 @@ def save_reward_model(
     told = {"kind": _KIND, "name": name, "config": plain(model.config), "found": dict(found or {})}
     write_card(folder, told)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and _counts(path.relative_to(folder)))
-    prints = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+    prints = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
     write_atomically(folder / PRINTS, (json.dumps(prints, indent=1) + "\n").encode())
     write_atomically(folder / REWARD, (json.dumps(told, indent=1) + "\n").encode())
     return folder
@@ -137,15 +136,10 @@ def _counts(path: Path) -> bool:
 def _check_prints(folder: Path) -> None:
     for name, expected in _read(folder / PRINTS).items():
         path = folder / name
-        if not path.is_file() or _sha256(path) != expected:
+        if not path.is_file() or file_sha256(path) != expected:
             raise UserError(
                 f"{path} is not the file that was saved with this reward model; copy the whole folder again"
             )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any]:

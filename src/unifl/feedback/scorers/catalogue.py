@@ -8,12 +8,15 @@ In a recipe: `rewards: {pick: scorer:pickscore}`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
+from unifl.disk import content_sha256
 from unifl.errors import UserError, nearest
 from unifl.feedback.base import Feedback, NetworkFeedback
 from unifl.feedback.black_box import BlackBoxFeedback, JpegSize
@@ -49,9 +52,17 @@ class AskedScorer(BlackBoxFeedback):
 
     Attributes:
         card: What to know of it.
+        given: Everything that its scores depend on, as plain values.
     """
 
     card: Card
+    given: Mapping[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its name and `given`, and of the files that those name; a model of the hub counts by name and revision."""
+        seen = {key: content_sha256(value) or value for key, value in self.given.items()}
+        return hashlib.sha256(json.dumps([self.name, seen], sort_keys=True).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -192,6 +203,7 @@ def _in_process(
     worker = WorkerProcess(build, given, timeout=timeout)
     found = AskedScorer(worker, name=kind, takes="numpy", timeout=None, retries=1, range=range)
     found.card = SCORERS[kind]
+    found.given = {key: value for key, value in given.items() if key != "device"}
     return found
 
 
@@ -270,6 +282,7 @@ def _chat(
     # it asks again by itself
     found = AskedScorer(judge, name="chat", takes="pil", timeout=None, retries=0, range=scale)
     found.card = SCORERS["chat"]
+    found.given = {"model": judge.model, "base": judge.base, "asks": judge.asks, "question": judge.question}
     return found
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 import torch
 import uvicorn
 
+from unifl.assembly.fingerprint import fingerprint
 from unifl.errors import UserError
 from unifl.feedback import Feedback
 from unifl.feedback.wire import Limits, Served
 from unifl.web.listening import listen
 from unifl.web.rewards.app import make_app
 from unifl.web.rewards.batching import Batcher
-from unifl.web.rewards.fingerprint import fingerprint
 
 _TO_STOP = 60  # seconds for the batch that is being scored
 
