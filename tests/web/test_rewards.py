@@ -18,7 +18,7 @@ import torch
 
 from reward_service import declared, exact, faulty, hashed, rounded, serving, until_true
 from unifl.errors import FeedbackFailed, UserError
-from unifl.feedback import NetworkFeedback, as_feedback
+from unifl.feedback import BlackBoxFeedback, NetworkFeedback, as_feedback
 from unifl.feedback.networks import RewardNetwork
 from unifl.feedback.remote import RemoteReward
 from unifl.feedback.wire import Limits, pack
@@ -160,15 +160,18 @@ def test_a_question_that_fails_takes_no_other_with_it(fault, message):
     assert sorted(map(len, gate.batches)) == [1, 1, 1, 1, 3]
 
 
-def test_a_question_that_the_scorer_does_not_take_is_refused_with_its_reason():
+@pytest.mark.parametrize("kind", [declared, BlackBoxFeedback])
+def test_a_question_that_the_scorer_does_not_take_is_refused_with_its_reason(kind):
     def picky(images, prompts):
         if "long" in prompts:
             raise UserError("the prompt is long; shorten it")
         return hashed(images, prompts)
 
-    with serving(declared(picky)) as server:
-        refused = post(server.url, question("long"))
-        assert refused.status_code == 422 and refused.json()["detail"] == "the prompt is long; shorten it"
+    with serving(kind(picky)) as server:
+        for _ in range(2):  # also when there was an answer
+            refused = post(server.url, question("long"))
+            assert refused.status_code == 422 and refused.json()["detail"] == "the prompt is long; shorten it"
+            assert post(server.url, question()).status_code == 200
         far = RemoteReward(server.url)
         with pytest.raises(UserError, match=r"status 422\): the prompt is long; shorten it"):
             far(exact(1, 3, 4, 4), ["long"])

@@ -104,9 +104,11 @@ async def _answered(request: Request, future: Future[list[float]]) -> list[float
         return answer.result()
     except (Refused, ClientDisconnect, asyncio.CancelledError):
         raise
-    except UserError as error:
-        raise HTTPException(422, str(error)) from error
     except BaseException as error:
+        # of a judge that has answered before, a mistake is the cause of its failure
+        mistake = next((one for one in (error, error.__cause__) if isinstance(one, UserError)), None)
+        if mistake is not None:
+            raise HTTPException(422, str(mistake)) from error
         raise HTTPException(500, f"the scorer failed: {type(error).__name__}: {error}") from error
     finally:
         gone.cancel()
