@@ -113,7 +113,7 @@ class Batcher:
     def _work(self) -> None:
         while (batch := self._next()) is not None:
             # those whose client has gone are left out
-            if there := [one for one in batch if one.answer.set_running_or_notify_cancel()]:
+            if there := [one for one in batch if not one.gone and one.answer.set_running_or_notify_cancel()]:
                 self._answer(there)
 
     def _next(self) -> list[_Waiting] | None:
