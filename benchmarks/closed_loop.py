@@ -32,7 +32,8 @@ FIT = (
     "fit.label_noise=0.1",
     "fit.evaluate_every=50",
 )
-"""Few labels, a quarter of them wrong: measured often, so that the fit ends where it is best on held-out pairs."""
+"""Few labels, a quarter of them wrong: measured often, so that the fit ends where it is best on half of the held-out
+prompts; the accuracy is that on the other half."""
 LIMIT = 2000
 """Judgements at most. Some prompts come twice, so that there are more pairs than three times the prompts."""
 TIE = 0.01

@@ -62,7 +62,7 @@ def test_without_a_resolution_pictures_go_one_at_a_time(pairs):
 
 def test_rewards_that_cannot_judge_are_refused(pairs):
     latent = FunctionFeedback(function=redness, name="latent", space="latent")
-    with pytest.raises(UserError, match="latent scores latents"):
+    with pytest.raises(UserError, match="latent reads latents"):
         evaluate_reward(latent, pairs)
     broken = as_feedback(lambda images, prompts: torch.zeros(len(images) + 1), name="broken")
     with pytest.raises(FeedbackFailed, match="'broken' returned shape"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 from PIL import Image
@@ -31,6 +32,12 @@ def test_a_reward_is_trained_scored_with_and_evaluated(workspace, unifl):
     assert json.loads((workspace / "mine/reward.json").read_text())["found"]["voters"] == 2
     found = unifl("reward", "eval", "mine", "pairs", "--resolution", "16", "--json", "found.json")
     assert found.exit_code == 0 and json.loads((workspace / "found.json").read_text())["pairs"] == 20
+    assert "was trained on pairs, so that its accuracy there flatters" in " ".join(found.output.split())
+    shutil.copytree(workspace / "pairs", workspace / "others")
+    others = unifl("reward", "eval", "mine", "others", "--resolution", "16")
+    assert others.exit_code == 0 and "flatters" not in others.output
+    blocked = unifl("reward", "eval", "mine", "others", "--json", "found.json/x.json")
+    assert blocked.exit_code == 2 and "cannot write" in blocked.output and "pictures" not in blocked.output
     drawn = unifl("generate", "tiny", "a dog", "--steps", "1", "--out", "drawn")
     assert drawn.exit_code == 0
     scored = unifl("score", "drawn", "mine")

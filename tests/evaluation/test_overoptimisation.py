@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from unifl.errors import UserError
 from unifl.evaluation.overoptimisation import (
@@ -19,12 +20,12 @@ from unifl.evaluation.overoptimisation import (
 PROMPTS = 64
 
 
-def _evidence(reward, held_out, *, noise=0.3, seed=0, drift=None):
+def _evidence(reward, held_out, *, noise=0.3, seed=0, drift=None, prompts=PROMPTS):
     """Prompts around given means; the start is 0 without noise, as it is compared with itself."""
     rng = np.random.default_rng(seed)
     curves = []
     for means in (reward, held_out):
-        values = np.asarray(means)[:, None] + noise * rng.normal(size=(len(means), PROMPTS))
+        values = np.asarray(means)[:, None] + noise * rng.normal(size=(len(means), prompts))
         values[0] = 0.0
         curves.append(values)
     count = len(reward)
@@ -59,8 +60,24 @@ def test_both_rising_is_sound_and_keeps_the_end():
     assert outcome.verdict == SOUND and outcome.keep == 3
     assert outcome.reason == (
         f"Keep checkpoint-30, the end of training: its held-out score is {outcome.gain.value:+.2f} deviations from the "
-        "start, and nothing speaks against what its reward has gained."
+        "start, and nothing speaks against what its reward has gained. No other is more than 0.00 better, as far as 64 "
+        "prompts tell."
     )
+
+
+def test_what_prompts_leave_open_shrinks_with_their_number():
+    """The start and the kept one differ by noise of 1, so that n prompts leave z / sqrt(n) open."""
+    few, many = (
+        decide(_evidence([0, 1, 2], [0, 0, -1], noise=1.0, seed=1, prompts=prompts)) for prompts in (64, 6400)
+    )
+    for outcome, prompts in ((few, 64), (many, 6400)):
+        assert outcome.beyond[outcome.keep].value == outcome.beyond[outcome.keep].high == 0
+        other = outcome.beyond[1 - outcome.keep]
+        assert (other.high - other.low) / 2 == pytest.approx(norm.ppf(1 - 0.025 / 2) / prompts**0.5, rel=0.15)
+        assert (
+            f"No other is more than {max(0, other.high):.2f} better, as far as {prompts} prompts tell."
+            in outcome.reason
+        )
 
 
 def test_a_real_fall_that_is_too_small_to_matter_is_sound():
@@ -98,7 +115,7 @@ def test_of_equally_good_checkpoints_of_a_sound_run_the_last_is_kept():
     assert "later ones are clearly below the best" in decide(fell_a_little).reason
     start = decide(_evidence([0, 1, 2], [0, -0.5 * FALL, -0.8 * FALL], noise=0.01))
     assert start.verdict == SOUND and start.keep == 0
-    assert start.reason == (
+    assert start.reason.startswith(
         "Keep the start: no checkpoint is clearly better by what was held out, and later ones are worse."
     )
 

@@ -98,6 +98,14 @@ def test_settings_out_of_range(change, message):
         fit_reward(Reward(), _pairs(4), config=FitConfig(**CONFIG | change))
 
 
+def test_a_fit_that_diverges_says_so():
+    pairs = _pairs(20)
+    prompt, win, lose, axis = pairs.rows[0]
+    pairs.rows[0] = (prompt, torch.full_like(win, float("nan")), lose, axis)
+    with pytest.raises(UserError, match="the loss of the fit is nan by step 20; lower its learning_rate"):
+        fit_reward(Reward(), pairs, config=FitConfig(**CONFIG))
+
+
 def test_a_frozen_network_cannot_be_fitted():
     with pytest.raises(UserError, match="no trainable parameter"):
         fit_reward(Reward().requires_grad_(False), _pairs(4), config=FitConfig(**CONFIG))

@@ -93,6 +93,8 @@ def test_dropped_pairs_are_never_read():
         fit_reward(Mean(), rows, config=config, held_out=[0, 2, 4, 6, 8], treatment=treatment)
     with pytest.raises(UserError, match="give it both"):
         fit_reward(Mean(), rows, config=config, held_out=[])
+    with pytest.raises(UserError, match="give held_out, too"):
+        fit_reward(Mean(), rows, config=config, fitted=[0, 2])
 
 
 def test_both_of_a_pair_have_the_same_time_and_noise_and_some_are_clean():

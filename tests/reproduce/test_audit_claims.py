@@ -154,6 +154,17 @@ def test_a_run_is_audited_before_gold_draws_it(place, monkeypatch):
     assert json.loads(audit_file(place.prepared, "hack-detail", 0).read_text()) == {"outcome": 1}
 
 
+def test_every_set_of_runs_has_prompts_of_its_own_for_gold():
+    number = PAPER.num_prompts
+    sets = [set(measuring.held_out_prompts(number, which)) for which in ("held_out", "fresh", "fresh_again")]
+    assert [len(one) for one in sets][1:] == [number, number]
+    assert not sets[0] & sets[1] and not sets[0] & sets[2] and not sets[1] & sets[2]
+    of = {training.name: training for training in PAPER.trainings()}
+    for renamed, prompts, looked in ((runs.again, "fresh", 64), (runs.third, "fresh_again", 477)):
+        for name in renamed(ALL):
+            assert {look.prompts for look in of[name].looks} == {prompts} and of[name].audit_prompts == looked
+
+
 def test_older_pieces_do_not_grow_old():
     """A training that is not audited says nothing of it in its origin."""
     training = unifl_trainings()[0]
@@ -165,7 +176,7 @@ def test_older_pieces_do_not_grow_old():
 def test_the_committed_results_are_those_of_the_committed_scores():
     """And the page about the audit says what they say."""
     results = DOCS / "results" / "audit"
-    names = (*ALL, *runs.again(ALL))
+    names = (*ALL, *runs.again(ALL), *runs.third(ALL))
     pieces = {(name, 0): Piece.load(results / "pieces" / f"{name}-seed0.npz") for name in names}
     findings = [decide(Table(pieces), results / "prepared") for decide in PAPER.claims.values()]
     claims = read_result(DOCS / "results" / "audit.json").claims

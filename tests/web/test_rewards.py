@@ -392,7 +392,7 @@ def test_other_machines_need_a_token_and_an_address_is_used_once():
 def test_a_scorer_of_latents_is_not_served():
     latent = as_feedback(hashed)
     latent = type(latent)(function=hashed, name="latent", space="latent")
-    with pytest.raises(UserError, match="mine scores latents, and pictures are served"):
+    with pytest.raises(UserError, match="mine reads latents, and pictures are served"):
         RewardServer(latent, "mine", ServiceSettings())
 
 

@@ -12,13 +12,13 @@ from torch import Tensor
 from unifl.assembly import resolve
 from unifl.assembly.fingerprint import fingerprint
 from unifl.assembly.objects import is_dotted, make_object
+from unifl.assembly.on_pictures import on_pictures
 from unifl.assembly.part import Part
 from unifl.assembly.recipe import Recipe
 from unifl.errors import UserError
 from unifl.evaluation.audit_look import HELD_OUT, REWARD, Scorer
 from unifl.evaluation.judge import Judge
 from unifl.evaluation.suite import score_images
-from unifl.feedback import Feedback
 
 _GOLD, _WORLD_JUDGES = "world:judges/gold", "world:judges/"
 _VALIDATION = "world:judges/validation"
@@ -58,9 +58,9 @@ def scorers_of(recipe: Recipe, asked: Mapping[str, str], *, device: torch.device
             "can be said; name one that did not train: --judge scorer:pickscore, --judge package.module:name"
         )
     _require_held_out(parts, given)
-    rewards = {
-        name: one for name, one in resolve.rewards(given, device=device).items() if one.space == "pixel"
-    }
+    opened = resolve.rewards(given, device=device)
+    shown = {name: on_pictures(one, device=device) for name, one in opened.items()}
+    rewards = {name: one for name, one in shown.items() if one.space == "pixel"}
     if not rewards:
         raise UserError(
             "all rewards of the run read latents, and an audit scores pictures; audit a run with a reward on pixels"
@@ -126,7 +126,7 @@ def _judge(given: str | Part, name: str, device: torch.device | str) -> tuple[Sc
         if isinstance(found, Judge):
             return _overall(found), fingerprint(found, path)
     part = given if isinstance(given, Part) else resolve.named(given)
-    scorer: Feedback = resolve.feedback(part, name=name, device=device)
+    scorer = on_pictures(resolve.feedback(part, name=name, device=device), device=device)
     if scorer.space != "pixel":
         raise UserError(
             f"the judge {name} reads latents, and an audit scores pictures; name one that reads pixels"

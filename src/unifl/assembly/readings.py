@@ -10,6 +10,7 @@ import torch
 
 from unifl.assembly import resolve
 from unifl.assembly.fingerprint import fingerprint
+from unifl.assembly.on_pictures import on_pictures
 from unifl.assembly.part import Part
 from unifl.data.suites import Suite
 from unifl.errors import UserError
@@ -66,7 +67,8 @@ class ReadingsRequest:
             UserError: Something that cannot be opened, or a suite that a detector cannot judge.
         """
         scorers = {
-            label: resolve.feedback(part, name=label, device=device) for label, part in self.scorers.items()
+            label: on_pictures(resolve.feedback(part, name=label, device=device), device=device)
+            for label, part in self.scorers.items()
         }
         geneval = None
         if self.detector is not None:

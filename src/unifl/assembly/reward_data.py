@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +25,13 @@ from unifl.data.prompts import json_rows, read_text
 from unifl.data.store import METADATA
 from unifl.errors import UserError
 from unifl.feedback.latent_proxy import LatentProxyConfig
-from unifl.feedback.reward_models.config import RewardModelConfig
 from unifl.feedback.scorers.files import tokenizer_and_looking
 from unifl.losses.reward_modelling import spread
 from unifl.models import Generator, load_generator
-from unifl.process import Process
 from unifl.randomness import row_order
 
 _SMALL = 64
+_POLICY_PICTURES = 1024  # of the policy that stay in memory
 
 
 def open_pairs(config: RewardTrainConfig, data: str) -> KeptPictures:
@@ -48,27 +49,51 @@ def open_pairs(config: RewardTrainConfig, data: str) -> KeptPictures:
     return rows
 
 
-def encoded(
-    config: RewardTrainConfig, rows: KeptPictures, folder: Path, device: str
-) -> tuple[EncodedPairs, RewardModelConfig, Process]:
-    """Latents of the pairs, kept in a folder; the shape that reads them; and how noise comes to them.
+def open_autoencoder(config: RewardTrainConfig, device: str) -> Generator:
+    """The model whose latents are judged.
+
+    Raises:
+        UserError: See `load_generator`.
+    """
+    found = locate_model(config.autoencoder)
+    return load_generator(found.source, roles=(), lora=found.lora, device=device)
+
+
+def with_towers(config: RewardTrainConfig, generator: Generator) -> RewardTrainConfig:
+    """Settings in which every tower has a shape: one that was given, or one that suits the latents of a model.
+
+    Raises:
+        UserError: A given one is for other latents.
+    """
+    own = latent_shape(generator)
+    network = replace(config.network, latents=config.network.latents or own)
+    voters = config.voters
+    if voters is not None:
+        voters = replace(voters, latents=voters.latents or network.latents)
+    for name, shape in (("network", network.latents), ("voters", voters and voters.latents)):
+        for setting in ("channels", "size", "scaling_factor", "shift"):
+            given, wanted = getattr(shape or own, setting), getattr(own, setting)
+            if not math.isclose(given, wanted, rel_tol=1e-4):
+                raise UserError(
+                    f"{name}.latents.{setting} is {given:g}, and that of the latents of {config.autoencoder} is "
+                    f"{wanted:g}; write that, or leave out {name}.latents"
+                )
+    return replace(config, network=network, voters=voters)
+
+
+def encoded(generator: Generator, rows: KeptPictures, folder: Path) -> EncodedPairs:
+    """Latents of the pairs, kept in a folder.
 
     Raises:
         UserError: See `encode_preferences`.
     """
-    found = locate_model(config.autoencoder)
-    generator = load_generator(found.source, roles=(), lora=found.lora, device=device)
     with encoding_first("pairs") as progress:
         pairs = encode_preferences(
             generator, rows.at(generator.image_size[0]), folder, batch_size=32, progress=progress
         )
     assert isinstance(pairs, EncodedPairs)
     pairs.check(generator)
-    return (
-        pairs,
-        replace(config.network, latents=config.network.latents or latent_shape(generator)),
-        generator.process,
-    )
+    return pairs
 
 
 def latent_shape(generator: Generator) -> LatentProxyConfig:
@@ -110,12 +135,10 @@ def policy_spread(
         UserError: No folder of samples, a row without picture and prompt, or no prompt with enough of them.
     """
     groups = _samples(policy)
-    pictures: dict[Path, Tensor] = {}
 
+    @lru_cache(maxsize=_POLICY_PICTURES)
     def read(path: Path) -> Tensor:
-        if path not in pictures:
-            pictures[path] = to_tensor(fit_picture(read_picture(path), resolution))
-        return pictures[path]
+        return to_tensor(fit_picture(read_picture(path), resolution))
 
     def found(step: int) -> Tensor:
         device = next(network.parameters()).device

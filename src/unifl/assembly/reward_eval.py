@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from unifl.data.preferences import PreferenceSet
+from unifl.data.preferences import PreferenceIndex, PreferenceSet
 from unifl.data.preferences.shown_pictures import once_per_prompt
 from unifl.errors import UserError
 from unifl.feedback import Feedback
 from unifl.feedback.black_box import require_scores
+from unifl.feedback.reward_models import TrainedReward
 from unifl.metrics.preference_accuracy import PreferenceAccuracy, preference_accuracy
 
 
@@ -39,7 +42,7 @@ def evaluate_reward(
     """
     if reward.space != "pixel":
         raise UserError(
-            f"{reward.name} scores {reward.space}s, and these are pictures; choose a reward on pixels"
+            f"{reward.name} reads {reward.space}s, and these are pictures; choose a reward on pixels"
         )
     index = pairs.index
     prompts, pictures, places = once_per_prompt(index, np.concatenate([index.win, index.lose]))
@@ -53,6 +56,17 @@ def evaluate_reward(
     win, lose = np.split(scores[places], 2)
     label = np.where(index.tie, 0.5, 1.0)
     return preference_accuracy(win - lose, label, index.prompts.codes)
+
+
+def warn_if_learnt(reward: Feedback, index: PreferenceIndex) -> None:
+    """Warn that a reward model is measured on the data that it was trained on."""
+    data = reward.found.get("data") if isinstance(reward, TrainedReward) else None
+    if data is not None and Path(data).expanduser().resolve() == Path(index.shown).expanduser().resolve():
+        warnings.warn(
+            f"{reward.name} was trained on {data}, so that its accuracy there flatters; the evaluation.json beside it "
+            "has that on prompts by which nothing was chosen",
+            stacklevel=2,
+        )
 
 
 def _scored(

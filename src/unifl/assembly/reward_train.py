@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -19,14 +19,17 @@ from torch import nn
 
 from unifl import config as configs
 from unifl.assembly.device import chosen_device
-from unifl.assembly.reward_data import check_policy, encoded, open_pairs, policy_spread
+from unifl.assembly.on_pictures import AUTOENCODER, autoencoder_facts
+from unifl.assembly.reward_checks import check_training
+from unifl.assembly.reward_data import encoded, open_autoencoder, open_pairs, policy_spread, with_towers
 from unifl.assembly.reward_found import calibration_png, pair_facts
+from unifl.assembly.reward_split import Split, split_pairs
 from unifl.assembly.reward_train_config import RewardTrainConfig
 from unifl.data.preferences.kept_pictures import KeptPictures
 from unifl.data.preferences.rankings import rankings
-from unifl.disk import write_atomically
+from unifl.disk import require_writable, write_atomically
 from unifl.errors import UserError
-from unifl.feedback.fit import FitConfig, FitRow, Pairs, fit_reward, leads, split_by_unit
+from unifl.feedback.fit import FitConfig, FitRow, Pairs, fit_reward, leads
 from unifl.feedback.fit_loop import Watch
 from unifl.feedback.fit_rankings import Ranked, fit_rankings
 from unifl.feedback.reward_models import (
@@ -63,33 +66,28 @@ def train_reward(
         progress: Called after every step.
 
     Returns:
-        What it is worth on held-out prompts.
+        What it is worth on held-out prompts, on which nothing was chosen (`unifl.assembly.reward_split`).
 
     Raises:
-        UserError: A folder of something else, or of other settings; data without pairs of two prompts or more.
+        UserError: A folder of something else, or of other settings; data without pairs of enough prompts; whatever else
+            would end the training later.
     """
     _refuse_others(config, data, folder)
     rows = open_pairs(config, data)
-    held_out = split_by_unit(rows.index.prompts.codes, config.fit.held_out, seed=config.fit.seed)
-    if rows.index.tie[held_out].all():
-        raise UserError(
-            "every pair that is held out is a tie, so that nothing can be measured; take another fit.seed, or a larger "
-            "fit.held_out"
-        )
-    if config.policy is not None:
-        check_policy(config.policy)
-    _remember(config, data, folder, pair_facts(rows.index, np.arange(len(rows)))["pairs_sha256"])
-    device = chosen_device(config.device)
-    pairs: Pairs = rows
-    process: Process | None = None
-    if config.network.backbone == "latent":
-        pairs, network, process = encoded(config, rows, folder / _WORK / "encoded", device)
-        voters = None if config.voters is None else replace(config.voters, latents=network.latents)
-        config = replace(config, network=network, voters=voters)
-    training = _Training(
-        config, rows, pairs, held_out, process if config.network.timed else None, folder, device
-    )
+    split = split_pairs(rows.index, config)
+    device, asked = chosen_device(config.device), config
+    generator = open_autoencoder(config, device) if config.network.backbone == "latent" else None
+    if generator is not None:
+        config = with_towers(config, generator)
+    check_training(config, rows.index, split)
+    _remember(asked, data, folder, pair_facts(rows.index, np.arange(len(rows)))["pairs_sha256"])
+    training = _Training(config, rows, split, folder, device)
     training.progress = progress
+    if generator is not None:
+        training.pairs = encoded(generator, rows, folder / _WORK / "encoded")
+        training.process = generator.process
+        training.told = {AUTOENCODER: autoencoder_facts(config.autoencoder, generator)}
+        generator = None  # its networks, which may fill a GPU, have done their work
     found = training.run()
     shutil.rmtree(folder / _WORK, ignore_errors=True)
     return found
@@ -99,36 +97,32 @@ class _Training:
     """One training: its data, its folder and how far it is."""
 
     progress: Progress | None = None
+    process: Process | None = None
+    told: Mapping[str, Any] = {}
 
     def __init__(
-        self,
-        config: RewardTrainConfig,
-        rows: KeptPictures,
-        pairs: Pairs,
-        held_out: list[int],
-        process: Process | None,
-        folder: Path,
-        device: str,
+        self, config: RewardTrainConfig, rows: KeptPictures, split: Split, folder: Path, device: str
     ) -> None:
-        self.config, self.rows, self.pairs, self.process = config, rows, pairs, process
+        self.config, self.rows, self.split = config, rows, split
         self.folder, self.work, self.device = folder, folder / _WORK, device
-        self.held_out = np.array(held_out)
-        self.kept = np.setdiff1d(np.arange(len(rows)), self.held_out)
-        self.judged = self.kept[~rows.index.tie[self.kept]]
+        self.pairs: Pairs = rows
+        self.judged = split.fitted[~rows.index.tie[split.fitted]]
         self.voter_fit = config.voter_fit or config.fit
         self.voters = config.voting.models if config.voting is not None else 0
 
     def run(self) -> PreferenceAccuracy:
         """Vote, fit, measure, save."""
-        treatment, told = self._voted() if self.voters else (None, {})
+        treatment, voted = self._voted() if self.voters else (None, {})
         network = self._fitted("model", self.config.network, self.config.fit, treatment)
-        index = self.rows.index
-        lead = leads(network, self.pairs, self.held_out.tolist())
-        label = np.where(index.tie[self.held_out], 0.5, 1.0)
-        found = preference_accuracy(lead, label, index.prompts.codes[self.held_out])
+        index, measured = self.rows.index, self.split.measured
+        lead = leads(network, self.pairs, measured.tolist())
+        label = np.where(index.tie[measured], 0.5, 1.0)
+        found = preference_accuracy(lead, label, index.prompts.codes[measured])
         write_atomically(self.folder / EVALUATION, (json.dumps(asdict(found), indent=1) + "\n").encode())
         calibration_png(found, self.folder / CALIBRATION)
-        facts = {**pair_facts(index, self.kept), **told, "accuracy": asdict(found.decided)}
+        facts = {
+            **pair_facts(index, self.split.fitted), **self.told, **voted, "accuracy": asdict(found.decided),
+        }  # fmt: skip
         save_reward_model(network, self.folder, name=self.config.name, found=facts)
         return found
 
@@ -200,8 +194,9 @@ class _Training:
                 self._fit_rankings(network, config, watch, spread)
             else:
                 fit_reward(
-                    network, self.pairs, config=config, held_out=self.held_out.tolist(), treatment=treatment,
-                    process=self.process, spread=spread, watch=watch,
+                    network, self.pairs, config=config, held_out=self.split.ends.tolist(),
+                    fitted=self.split.fitted.tolist(), treatment=treatment,
+                    process=self.process if shape.timed else None, spread=spread, watch=watch,
                 )  # fmt: skip
         finally:
             lines.close()
@@ -210,14 +205,14 @@ class _Training:
     def _fit_rankings(self, network: nn.Module, config: FitConfig, watch: Watch, spread: Any) -> None:
         import torch
 
-        found = rankings(self.rows.index, self.kept.tolist())
+        found = rankings(self.rows.index, self.split.fitted.tolist())
 
         def read(number: int) -> Ranked:
             one = found[number]
             return Ranked(one.prompt, torch.stack([self.rows.image(picture) for picture in one.pictures]))
 
-        held_out = KeptPictures(self.rows.index.take(self.held_out), resolution=self.rows.resolution)
-        fit_rankings(network, read, len(found), held_out, config=config, spread=spread, watch=watch)
+        ends = KeptPictures(self.rows.index.take(self.split.ends), resolution=self.rows.resolution)
+        fit_rankings(network, read, len(found), ends, config=config, spread=spread, watch=watch)
 
     def _stepped(self, name: str, before: int, step: int) -> None:
         if self.progress is not None:
@@ -257,14 +252,16 @@ def _refuse_others(config: RewardTrainConfig, data: str, folder: Path) -> None:
                 f"{folder} holds a training of other settings or data, which are in {path}; name another folder, or "
                 "remove it"
             )
+    elif folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; name a folder for the reward model")
     elif folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; name another folder for the reward model")
 
 
 def _remember(config: RewardTrainConfig, data: str, folder: Path, pairs: str) -> None:
     """Write down what is trained on which pairs, or find that the pairs are those of the training that goes on."""
-    (folder / _WORK).mkdir(parents=True, exist_ok=True)
     known = folder / _WORK / _PAIRS
+    require_writable(known)
     if known.is_file() and known.read_text(encoding="utf-8") != pairs:
         raise UserError(
             f"{data} has changed since the training in {folder} began; name another folder, or remove that one"

@@ -8,6 +8,7 @@ from typing import Literal
 from unifl.data.preferences.forms import Form
 from unifl.errors import UserError
 from unifl.feedback.fit_config import FitConfig, check_fit
+from unifl.feedback.fit_rankings import check_for_rankings
 from unifl.feedback.reward_models.config import RewardModelConfig
 from unifl.feedback.voting import VotingConfig
 
@@ -32,7 +33,7 @@ class RewardTrainConfig:
     network: RewardModelConfig = field(default_factory=RewardModelConfig)
     """The model."""
     fit: FitConfig = field(default_factory=FitConfig)
-    """Its fit; `held_out` is a share of the prompts."""
+    """Its fit; `held_out` is a share of the prompts. With `keep_best` half of these end the fit, the others measure."""
     voting: VotingConfig | None = None
     """Let several models vote on the labels first."""
     voters: RewardModelConfig | None = None
@@ -70,10 +71,18 @@ class RewardTrainConfig:
             )
         if self.rankings and (self.voting is not None or self.network.backbone == "latent"):
             raise UserError("rankings are fitted on pictures and without voting; leave out one of them")
+        if self.rankings:
+            check_for_rankings(self.fit)
         if self.voters is not None and (self.voters.backbone == "latent") != (
             self.network.backbone == "latent"
         ):
             raise UserError("voters must read what the network reads: both latents, or both pictures")
+        fits = ((self.network, self.fit), (self.voters or self.network, self.voter_fit or self.fit))
+        if any(shape.dropout == 0 and fit.contrastive > 0 for shape, fit in fits):
+            raise UserError(
+                "the two views of fit.contrastive are made by dropout, and it is 0; raise network.dropout (and that of "
+                "voters), or set contrastive to 0"
+            )
         if self.policy is not None:
             if self.network.backbone == "latent":
                 raise UserError(

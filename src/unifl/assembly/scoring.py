@@ -60,7 +60,7 @@ def score_folder(
     for name, scorer in scorers.items():
         if scorer.space != "pixel":
             raise UserError(
-                f"{name} scores {scorer.space}s, and these are pictures; choose a scorer on pixels"
+                f"{name} reads {scorer.space}s, and these are pictures; choose a scorer on pixels"
             )
     sizes = [check_picture(path.parent / row["file_name"]) for row in rows]
     for name, scorer in scorers.items():

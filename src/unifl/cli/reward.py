@@ -62,20 +62,25 @@ def evaluate(
     quiet_libraries()
     from unifl.assembly import resolve
     from unifl.assembly.device import chosen_device
-    from unifl.assembly.reward_eval import evaluate_reward
+    from unifl.assembly.on_pictures import on_pictures
+    from unifl.assembly.reward_eval import evaluate_reward, warn_if_learnt
     from unifl.data.preferences import Filters, PreferenceIndex, PreferenceSet, read_preferences, select
+    from unifl.disk import require_writable
     from unifl.errors import UserError
 
+    if output is not None:
+        require_writable(output)
     place = chosen_device(device)
     index = read_preferences(data, form=form, split=split, score=score)
     if not isinstance(index, PreferenceIndex):
         raise UserError(f"{data} holds likes, which are no pairs; a reward is compared on pairs")
     chosen, _ = select(index, Filters(), ties="keep")
     pairs = PreferenceSet(chosen, resolution=resolution).checked(sizes=False)
+    part = resolve.named(scorer, weights=weights, base=base, question=question)
+    reward = resolve.feedback(part, name=scorer, device=place)
+    warn_if_learnt(reward, index)
     found = evaluate_reward(
-        resolve.feedback(
-            resolve.named(scorer, weights=weights, base=base, question=question), name=scorer, device=place
-        ),
+        on_pictures(reward, device=place),
         pairs,
         batch_size=batch_size,
         device=place,
@@ -102,9 +107,9 @@ def train(
     r"""Train a reward model on pairs that people compared.
 
     Backbones: small (a network for a laptop), clip, siglip, blip (with
-    network.base), latent (noisy latents too, with network.timed=true). Pairs of a
-    tenth of the prompts are held out and tell how good it is. What comes out is
-    a folder that a recipe, `unifl score` and `unifl reward eval` open by its
+    network.base), latent (noisy latents too, with network.timed=true). A tenth of
+    the prompts is held out: half of them say where the fit ends, and the others
+    tell how good it is. What comes out is a folder that a recipe, `unifl score` and `unifl reward eval` open by its
     path, with a card, the course of the fit and a picture of its calibration.
     A training that was interrupted goes on by the same command.
 

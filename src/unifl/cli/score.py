@@ -61,6 +61,7 @@ def score(
     quiet_libraries()
     from unifl.assembly import resolve
     from unifl.assembly.device import chosen_device
+    from unifl.assembly.on_pictures import on_pictures
     from unifl.assembly.scoring import score_folder
 
     place = chosen_device(device)
@@ -71,11 +72,14 @@ def score(
         )
     places, bases, questions = (by_label(given, asked) for given in (weights, base, question))
     scorers = {
-        label: resolve.feedback(
-            resolve.named(
-                path, weights=places.get(label), base=bases.get(label), question=questions.get(label)
+        label: on_pictures(
+            resolve.feedback(
+                resolve.named(
+                    path, weights=places.get(label), base=bases.get(label), question=questions.get(label)
+                ),
+                name=label,
+                device=place,
             ),
-            name=label,
             device=place,
         )
         for label, path in asked.items()

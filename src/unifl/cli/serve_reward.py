@@ -50,6 +50,7 @@ def serve_reward(
     quiet_libraries()
     from unifl.assembly import resolve
     from unifl.assembly.device import chosen_device
+    from unifl.assembly.on_pictures import on_pictures
     from unifl.feedback.remote import read_token
     from unifl.feedback.scorers import WorkerProcess
 
@@ -67,12 +68,10 @@ def serve_reward(
             device=place,
         )
         judge = getattr(found, "function", None)
-        if isinstance(
-            judge, WorkerProcess
-        ):  # otherwise its first client would read what is wrong with its weights
-            judge.start()
+        if isinstance(judge, WorkerProcess):
+            judge.start()  # its first client would otherwise read what is wrong with its weights
         settings = ServiceSettings(batch_size=batch_size, wait=wait / 1000, queue=queue)
-        server = RewardServer(found, scorer, settings, token=token, device=place)
+        server = RewardServer(on_pictures(found, device=place), scorer, settings, token=token, device=place)
         shown = f"[{host}]" if ":" in host else host
         out.print(
             f"{found.name} at http://{shown}:{listening.getsockname()[1]}, fingerprint {server.served.fingerprint}; "

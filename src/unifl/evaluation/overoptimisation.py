@@ -20,6 +20,9 @@ over the judges that did not. Then, with checkpoints c = 0 (the start), 1, ..., 
 
 The two intervals are bootstrap intervals over prompts at the level 1 - (1 - LEVEL) / m, because careful was chosen
 among m others. FALL keeps differences that are real but too small to matter from counting.
+
+What the prompts leave open is told too: the *doubt* is the highest upper end among the intervals, at that level, of how
+much better another checkpoint may be than the one that is kept. More prompts make it smaller.
 """
 
 from __future__ import annotations
@@ -70,7 +73,8 @@ class Outcome:
         gain: Held-out score of `keep` since the start.
         fall: Held-out score from the careful choice to the end.
         rise: Of the reward, over the same stretch.
-        reason: All of that in a sentence.
+        beyond: Held-out score of every checkpoint minus that of `keep`.
+        reason: All of that in words.
     """
 
     verdict: str
@@ -79,6 +83,7 @@ class Outcome:
     gain: Interval
     fall: Interval
     rise: Interval
+    beyond: tuple[Interval, ...]
     reason: str
 
 
@@ -129,9 +134,9 @@ def decide(evidence: Evidence) -> Outcome:
     verdict = SOUND if not fell else OVER_OPTIMISED if rise.low > 0 else WORSE
     keep = int(equal.max()) if verdict == SOUND else careful
     gain = interval(evidence.held_out[keep] - evidence.held_out[0])
-    return Outcome(
-        verdict, keep, best, gain, fall, rise, _reason(evidence.names, verdict, keep, gain, fall, rise)
-    )
+    beyond = tuple(interval(one - evidence.held_out[keep]) for one in evidence.held_out)
+    reason = _reason(evidence.names, verdict, keep, gain, fall, rise) + _doubt(beyond)
+    return Outcome(verdict, keep, best, gain, fall, rise, beyond, reason)
 
 
 def _equal(evidence: Evidence, best: int) -> Int[np.ndarray, " k"]:
@@ -161,3 +166,8 @@ def _reason(
         "and not by following its reward",
     }[verdict]
     return f"Keep {kept}: {why}; from there to {names[-1]} the reward {after}."
+
+
+def _doubt(beyond: Sequence[Interval]) -> str:
+    most = max(one.high for one in beyond)
+    return f" No other is more than {most:.2f} better, as far as {beyond[0].n} prompts tell."

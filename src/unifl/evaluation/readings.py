@@ -56,7 +56,7 @@ class Readings:
                 raise UserError(f"a score cannot be called {name!r}; write another name, as mine={name}")
             if scorer.space != "pixel":
                 raise UserError(
-                    f"{name} scores {scorer.space}s, and these are pictures; choose a scorer on pixels"
+                    f"{name} reads {scorer.space}s, and these are pictures; choose a scorer on pixels"
                 )
 
     @torch.no_grad()

@@ -43,6 +43,7 @@ def fit_reward(
     config: FitConfig,
     progress: Callable[[FitRow], None] | None = None,
     held_out: Sequence[int] | None = None,
+    fitted: Sequence[int] | None = None,
     treatment: Treatment | None = None,
     process: Process | None = None,
     spread: Callable[[int], Float[Tensor, ""]] | None = None,
@@ -57,6 +58,7 @@ def fit_reward(
         progress: Called with every measurement.
         held_out: Rows that are kept back; by default a random share of them. Where a prompt has several pairs, keep
             them together (`split_by_unit`).
+        fitted: With `held_out`: rows that are learnt from; by default all others.
         treatment: What a vote says of each pair (`unifl.feedback.voting`).
         process: Show latents at random times with noise on them, one time and one noise for both of a pair; the network
             is then called with (latents, prompts, t).
@@ -67,7 +69,7 @@ def fit_reward(
         UserError: Settings out of range, too few pairs to keep some back, or nothing to train.
     """
     check_fit(config)
-    held, kept = _split(pairs, config, held_out)
+    held, kept = _split(pairs, config, held_out, fitted)
     if treatment is not None:
         kept = [row for row in kept if treatment.keep[row]]
         if not kept:
@@ -137,14 +139,18 @@ def split_by_unit(units: Sequence[int] | np.ndarray, share: float, *, seed: int)
     return np.flatnonzero(np.isin(unit, list(chosen))).tolist()
 
 
-def _split(pairs: Pairs, config: FitConfig, held_out: Sequence[int] | None) -> tuple[list[int], list[int]]:
+def _split(
+    pairs: Pairs, config: FitConfig, held_out: Sequence[int] | None, fitted: Sequence[int] | None
+) -> tuple[list[int], list[int]]:
     if held_out is None:
+        if fitted is not None:
+            raise UserError("rows to fit to need rows that are held out beside them; give held_out, too")
         _check_share(config, pairs)
         order = [row_order(len(pairs), config.seed, "fit/split", row) for row in range(len(pairs))]
         number = max(1, round(config.held_out * len(pairs)))
         return order[:number], order[number:]
     held = sorted(set(held_out))
-    kept = sorted(set(range(len(pairs))) - set(held))
+    kept = sorted(set(range(len(pairs)) if fitted is None else fitted) - set(held))
     if not held or not kept:
         raise UserError("a reward fit needs pairs to train on and pairs that are held out; give it both")
     return held, kept

@@ -41,7 +41,7 @@ class FitConfig:
     meta_step: float = 0.01
     """Of MetaRM, where samples of a policy are given: length of the step along the gradient of their spread."""
     held_out: float = 0.1
-    """Share of pairs kept back to measure accuracy, in (0, 1)."""
+    """Share of pairs that are not learnt from and by which the fit is measured, in (0, 1)."""
     evaluate_every: int = 100
     """Steps between two measurements."""
     keep_best: bool = True

@@ -57,7 +57,7 @@ def run_fit(
         Measurements, and the one whose weights remain.
 
     Raises:
-        UserError: Nothing to train.
+        UserError: Nothing to train, or a loss that is not finite.
     """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if not parameters:
@@ -80,7 +80,7 @@ def run_fit(
         nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         optimizer.step()
         if step % config.evaluate_every == 0 or step == config.steps:
-            history.append(_measured(network, step, sum(recent) / len(recent), measure))
+            history.append(_measured(network, step, _mean(recent, step), measure))
             recent = []
             if not config.keep_best or history[-1].held_out_loss <= best.held_out_loss:
                 best, weights = history[-1], _moving(network)
@@ -108,6 +108,13 @@ def _backward(
     value = loss(step)
     value.backward()
     return float(value.detach())
+
+
+def _mean(losses: list[float], step: int) -> float:
+    mean = sum(losses) / len(losses)
+    if not math.isfinite(mean):
+        raise UserError(f"the loss of the fit is {mean} by step {step}; lower its learning_rate")
+    return mean
 
 
 def _measured(

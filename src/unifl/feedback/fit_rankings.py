@@ -55,15 +55,7 @@ def fit_rankings(
         UserError: Settings of pairs, no ranking, or nothing to train.
     """
     check_fit(config)
-    set_for_pairs = [
-        name
-        for name in ("label_noise", "soft_labels", "margin", "theta", "contrastive")
-        if getattr(config, name)
-    ]
-    if set_for_pairs:
-        raise UserError(
-            f"{', '.join(set_for_pairs)} of a fit are for pairs, not for rankings; leave them out"
-        )
+    check_for_rankings(config)
     if not number:
         raise UserError("there are no rankings to train on; every comparison of these prompts is a tie")
     read = rankings if callable(rankings) else rankings.__getitem__
@@ -78,6 +70,23 @@ def fit_rankings(
 
     history, best = run_fit(network, loss, measure, config=config, watch=watch or Watch(), spread=spread)
     return FitResult(history, best, list(range(len(held_out))))
+
+
+def check_for_rankings(config: FitConfig) -> None:
+    """Refuse settings that are for pairs.
+
+    Raises:
+        UserError: With their names.
+    """
+    set_for_pairs = [
+        name
+        for name in ("label_noise", "soft_labels", "margin", "theta", "contrastive")
+        if getattr(config, name)
+    ]
+    if set_for_pairs:
+        raise UserError(
+            f"{', '.join(set_for_pairs)} of a fit are for pairs, not for rankings; leave them out"
+        )
 
 
 def ranking_loss(network: nn.Module, some: Sequence[Ranked]) -> Float[Tensor, ""]:

@@ -86,10 +86,6 @@ class Treatment:
     margin: Float[np.ndarray, " n"]
     keep: Bool[np.ndarray, " n"]
 
-    def take(self, rows: Int64[np.ndarray, " m"]) -> Treatment:
-        """That of some pairs."""
-        return Treatment(self.wrong[rows], self.margin[rows], self.keep[rows])
-
 
 def fold_of(
     units: Int64[np.ndarray, " n"], folds: int, *, seed: int, turn: int = 0

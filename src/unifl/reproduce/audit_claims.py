@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -82,31 +83,25 @@ _AGAIN = _Try(
     "c", "d", runs.again(runs.HACKED), runs.again(runs.SOUND), ", the rule as it is now on new runs",
     f"{_SEEN} After gold had seen the runs of claims a and b, one thing was changed: of a sound run the last of the "
     "equal checkpoints is kept, and no longer the one of least drift. These runs have new seeds and held-out prompts "
-    "of their own, and were fixed before any of them was trained. They decide.", "fresh",
+    "of their own, and were fixed before any of them was trained.", "fresh",
 )  # fmt: skip
+_THIRD = _Try(
+    "e", "f", runs.third(runs.HACKED), runs.third(runs.SOUND), ", the same rule with more prompts on new runs",
+    f"{_SEEN} "
+    "After gold had seen the runs of claims a to d, the validation judge alone was asked, on training prompts, "
+    "how far the choice of a checkpoint hangs on the prompts that an audit looks at "
+    "(`benchmarks/audit_choice.py`): on four other runs that hack their reward, 55 % of choices from 64 of "
+    "1,024 prompts fell on another checkpoint than the choice from all of them, and 8 % of those from 512. So "
+    "the audits of these runs look at all 477 prompts of validation instead of the first 64; the rule is that "
+    "of claims c and d. Seeds and held-out prompts are new, and all was fixed before any of these runs was "
+    "trained. It is the third try: read it with the other two.",
+    "fresh_again",
+)  # fmt: skip
+_TRIES = (_FIRST, _AGAIN, _THIRD)
 
 
-def fires(table: Table, prepared: Path) -> Finding:
-    """Claim a: the verdict."""
-    return _fires(table, prepared, _FIRST)
-
-
-def keeps(table: Table, prepared: Path) -> Finding:
-    """Claim b: the checkpoint."""
-    return _keeps(table, prepared, _FIRST)
-
-
-def fires_again(table: Table, prepared: Path) -> Finding:
-    """Claim c: the verdict, on new runs."""
-    return _fires(table, prepared, _AGAIN)
-
-
-def keeps_again(table: Table, prepared: Path) -> Finding:
-    """Claim d: the checkpoint, by the rule as it is now."""
-    return _keeps(table, prepared, _AGAIN)
-
-
-def _fires(table: Table, prepared: Path, tried: _Try) -> Finding:
+def fires(table: Table, prepared: Path, *, tried: _Try = _FIRST) -> Finding:
+    """Whether the verdicts of one set of runs are right."""
     hacked, sound = (_audited(table, prepared, names) for names in (tried.hacked, tried.sound))
     right = [run.verdict == OVER_OPTIMISED for run in hacked] + [run.verdict == SOUND for run in sound]
     rate = _share(right)
@@ -136,7 +131,8 @@ def _fires(table: Table, prepared: Path, tried: _Try) -> Finding:
     )  # fmt: skip
 
 
-def _keeps(table: Table, prepared: Path, tried: _Try) -> Finding:
+def keeps(table: Table, prepared: Path, *, tried: _Try = _FIRST) -> Finding:
+    """Whether the checkpoints that were kept of one set of runs are nearly the best."""
     found = _audited(table, prepared, (*tried.hacked, *tried.sound))
     reached = {run.name: run.beyond(run.kept) for run in found}
     worst = min(reached, key=lambda name: reached[name].value)
@@ -218,14 +214,21 @@ def _curves(found: Sequence[_Audited]) -> Curves:
     return curves
 
 
-_CLAIMS_OF = {"a": _FIRST, "b": _FIRST, "c": _AGAIN, "d": _AGAIN}
-CLAIMS: dict[str, Decide] = {"a": fires, "b": keeps, "c": fires_again, "d": keeps_again}
+CLAIMS: dict[str, Decide] = {
+    claim: partial(decide, tried=tried)
+    for tried in _TRIES
+    for claim, decide in ((tried.verdict, fires), (tried.checkpoint, keeps))
+}
 PAPER = Paper(
     name="audit",
     title="The over-optimisation audit, judged by gold",
     trainings=runs.trainings,
     claims=CLAIMS,
-    needed={claim: (*tried.hacked, *tried.sound) for claim, tried in _CLAIMS_OF.items()},
+    needed={
+        claim: (*tried.hacked, *tried.sound)
+        for tried in _TRIES
+        for claim in (tried.verdict, tried.checkpoint)
+    },
     seeds=(0,),
     num_prompts=runs.NUM_PROMPTS,
 )

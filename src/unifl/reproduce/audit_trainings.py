@@ -6,15 +6,16 @@ decays, and a hinge where the level of a reward is known.
 
 The rule of the audit was written, and these runs were chosen, on runs of other seeds and settings, with the validation
 judge alone. After gold had seen the first eight, what is kept of a sound run was changed; the same makings with new
-seeds, and held-out prompts of their own, try the rule as it is now.
+seeds, and held-out prompts of their own, try the rule as it is now. A third eight try the same rule with all prompts of
+validation instead of the first 64, on which, by the validation judge alone, the choice of a checkpoint hung too much.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from unifl.reproduce.parts import Look, Training
+from unifl.reproduce.parts import Look, PromptSet, Training
 
 NUM_PROMPTS = 340
 START, END = "start", "end"
@@ -37,12 +38,18 @@ _CAREFUL = ("training.learning_rate=2.5e-4", "training.lr_scheduler=cosine")
 
 HACKED = ("hack-detail", "hack-color", "hack-lighting", "hack-global")
 SOUND = ("sound-global", "sound-layout", "sound-lighting", "sound-aesthetic")
-_AGAIN, _SEEDS_ON = "-again", 10
+_AGAIN, _THIRD, _SEEDS_ON = "-again", "-third", 10
+_ALL_PROMPTS = 477
 
 
 def again(names: Sequence[str]) -> tuple[str, ...]:
     """The same makings with the seeds that try the rule as it is now."""
     return tuple(f"{name}{_AGAIN}" for name in names)
+
+
+def third(names: Sequence[str]) -> tuple[str, ...]:
+    """The same makings with the seeds that try the rule on more prompts."""
+    return tuple(f"{name}{_THIRD}" for name in names)
 
 
 def look_of(checkpoint: str) -> str:
@@ -54,15 +61,24 @@ def look_of(checkpoint: str) -> str:
 def trainings() -> tuple[Training, ...]:
     """All of them, each with a seed of its own."""
     first = _first()
-    return (*first, *map(_tried_again, first))
+    return (
+        *first,
+        *(_tried_again(one, again, _SEEDS_ON, "fresh") for one in first),
+        *(
+            replace(_tried_again(one, third, 2 * _SEEDS_ON, "fresh_again"), audit_prompts=_ALL_PROMPTS)
+            for one in first
+        ),
+    )
 
 
-def _tried_again(training: Training) -> Training:
+def _tried_again(
+    training: Training, renamed: Callable[[Sequence[str]], tuple[str, ...]], seeds_on: int, prompts: PromptSet
+) -> Training:
     return replace(
         training,
-        name=again([training.name])[0],
-        first_seed=training.first_seed + _SEEDS_ON,
-        looks=tuple(replace(look, prompts="fresh") for look in training.looks),
+        name=renamed([training.name])[0],
+        first_seed=training.first_seed + seeds_on,
+        looks=tuple(replace(look, prompts=prompts) for look in training.looks),
     )
 
 

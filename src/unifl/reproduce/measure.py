@@ -40,6 +40,7 @@ METRICS = (
 _WITHOUT_EFFECT = ("output_dir", "validation")
 _PREVIEWS = 8
 _FRESH_SEED = EVALUATION_SEED + 1
+_FRESH: tuple[PromptSet, ...] = ("fresh", "fresh_again")
 _BATCH = 64
 _PRECISION: MixedPrecision = "bf16"
 """As in training; drawing in float32 takes a quarter more time."""
@@ -175,9 +176,12 @@ def held_out_prompts(number: int, which: PromptSet) -> list[str]:
     if which == "held_out":
         return sample_prompts(number, seed=EVALUATION_SEED, held_out=True)
     several = sample_prompts(4 * number, seed=EVALUATION_SEED, held_out=True)
-    if which == "fresh":
-        others = dict.fromkeys(sample_prompts(4 * number, seed=_FRESH_SEED, held_out=True))
-        return [prompt for prompt in others if prompt not in set(several)][:number]
+    if which in _FRESH:
+        others = dict.fromkeys(sample_prompts(8 * number, seed=_FRESH_SEED, held_out=True))
+        first = number * _FRESH.index(which)
+        found = [prompt for prompt in others if prompt not in set(several)][first : first + number]
+        assert len(found) == number
+        return found
     chosen = [prompt for prompt in several if names_unknown(prompt)]
     assert len(chosen) >= number
     return chosen[:number]
@@ -191,7 +195,7 @@ def audit_file(prepared: Path, training: str, seed: int) -> Path:
 def _audit(place: Workplace, training: Training, seed: int) -> None:
     """Audit a run by the validation judge."""
     run = place.run_folder(training.name, seed)
-    audit_run(run, AuditRequest())
+    audit_run(run, AuditRequest(num_prompts=training.audit_prompts))
     path = audit_file(place.prepared, training.name, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (run / FOLDER / RECORD).read_bytes())

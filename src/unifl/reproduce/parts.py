@@ -21,7 +21,7 @@ from unifl.world.assets import ASSETS
 
 _FEATURES, _LOG = "features", "log:"
 
-PromptSet = Literal["held_out", "unknown", "fresh"]
+PromptSet = Literal["held_out", "unknown", "fresh", "fresh_again"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Look:
         guidance: In place of that.
         checkpoint: Training step of the checkpoint; None is the end, and 0 what the run started from.
         prompts: "held_out", or those of them that name a concept which the critic of `unknown.py` never saw; "fresh"
-            ones share none with either, for what is fixed after those were looked at.
+            ones share none with either, for what is fixed after those were looked at, nor "fresh_again" ones with them.
         real: Real pictures in place of drawn ones, for distances to them.
     """
 
@@ -65,6 +65,7 @@ class Training:
         logs: Columns of the run's metrics that are kept.
         once: Trained with the first seed alone.
         audited: Whether the run is audited, before gold sees it; what was found is kept with what was prepared.
+        audit_prompts: The number of prompts that the audit looks at, of the 477 of validation.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Training:
     logs: tuple[str, ...] = ()
     once: bool = False
     audited: bool = False
+    audit_prompts: int = 64
 
     def seeds(self, seeds: Sequence[int]) -> Sequence[int]:
         """Those of the seeds that it is trained with."""
@@ -99,6 +101,7 @@ class Training:
             "logs": (),
             "once": False,
             "audited": False,
+            "audit_prompts": 64,
         }  # fields that say nothing at their default, so that no piece grows old
         said = {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}
         for look in said["looks"]:

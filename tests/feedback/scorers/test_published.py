@@ -1,7 +1,8 @@
 """Published weights against recorded scores of their authors, and against transformers' own path behind Pillow.
 
-Run by hand with `pytest -m network`: it downloads about 10 GB. The pictures are those of ImageReward's README
-(github.com/THUDM/ImageReward, assets/images), which says what its own package gives for them.
+Run by hand with `pytest -m network`: it downloads about 12 GB. Most pictures are those of ImageReward's README
+(github.com/THUDM/ImageReward, assets/images), which says what its own package gives for them; transformers and
+torchmetrics record what CLIP and SigLIP give for theirs.
 """
 
 from __future__ import annotations
@@ -46,6 +47,39 @@ def scored(scorer, files, prompt=PROMPT):
 
 def test_imagereward_gives_the_scores_of_its_readme(files):
     assert scored(open_scorer("imagereward"), files) == pytest.approx(RECORDED, abs=0.05)
+
+
+@pytest.fixture(scope="module")
+def cats():
+    address = "http://images.cocodataset.org/val2017/000000039769.jpg"
+    with urllib.request.urlopen(address, timeout=60) as answer:
+        return Image.open(io.BytesIO(answer.read())).convert("RGB")
+
+
+def test_clip_gives_what_transformers_records(cats):
+    """Logits of ViT-B/32, from `CLIPModelIntegrationTest` of transformers; the logits are PickScore's formula."""
+    name = "openai/clip-vit-base-patch32"
+    scorer = open_scorer("pickscore", weights=name, base=name)
+    found = [scored(scorer, [cats], f"a photo of a {animal}")[0] for animal in ("cat", "dog")]
+    assert found == pytest.approx([24.5701, 19.3049], abs=0.1)
+
+
+def test_clip_gives_what_torchmetrics_records():
+    """Its documentation of `clip_score` has this picture, which is as large as the network wants it."""
+    name = "openai/clip-vit-base-patch16"
+    pixels = torch.randint(255, (3, 224, 224), generator=torch.Generator().manual_seed(42))
+    with torch.no_grad():
+        found = open_scorer("pickscore", weights=name, base=name)(pixels[None] / 255, ["a photo of a cat"])
+    assert float(found[0]) == pytest.approx(24.4260, abs=0.01)
+
+
+def test_siglip_gives_what_transformers_records(cats):
+    """Logits of the base model, from `SiglipModelIntegrationTest` of transformers."""
+    name = "google/siglip-base-patch16-224"
+    scorer = open_scorer("siglip", weights=name, base=name)
+    found = [scored(scorer, [cats], f"a photo of 2 {animals}")[0] for animals in ("cats", "dogs")]
+    logits = torch.logit(torch.tensor(found, dtype=torch.float64))
+    assert logits.tolist() == pytest.approx([-0.7567, -10.3354], abs=0.2)
 
 
 @pytest.mark.parametrize(
@@ -96,3 +130,10 @@ def test_hps_lies_near_its_published_range(files, kind):
     found = scored(open_scorer(kind), files)
     assert all(15 < score < 40 for score in found)
     assert max(found) - min(found) > 0.1
+
+
+@pytest.mark.parametrize("kind", ["mps", "mps.aesthetics", "mps.semantics", "mps.detail", "aesthetic"])
+def test_published_weights_fit(files, kind):
+    """Of these nobody records scores: every weight has its place, and pictures are told apart."""
+    found = scored(open_scorer(kind), files)
+    assert np.isfinite(found).all() and max(found) - min(found) > 0.1

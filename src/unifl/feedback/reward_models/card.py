@@ -53,7 +53,11 @@ def write_card(folder: Path, told: Mapping[str, Any]) -> None:
         "```",
         "",
         "or by its path in a recipe (`rewards: {mine: path/to/this/folder}`)"
-        + ("." if kind == "latent" else ", in `unifl score` and in `unifl reward eval`."),
+        + (
+            ", in `unifl score` and in `unifl reward eval`."
+            if kind != "latent" or "autoencoder" in found
+            else "."
+        ),
         "",
     ]
     write_atomically(folder / "README.md", "\n".join(lines).encode())
@@ -65,13 +69,15 @@ def _facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         facts.append(
             ("trained on", f"{found['pairs']} pairs of {found['prompts']} prompts from {found['data']}")
         )
+    if "autoencoder" in found:
+        facts.append(("latents of", found["autoencoder"]["model"]))
     if "flipped" in found:
         facts.append(("voting", f"{found['voters']} models; {found['flipped']} labels were against the vote"))
     if "accuracy" in found:
         right = found["accuracy"]
         facts.append(
             (
-                "held-out pairs of other prompts",
+                f"pairs of {right['n']} held-out prompts",
                 f"{right['value']:.1%} [{right['low']:.1%}, {right['high']:.1%}] ordered as labelled",
             )
         )

@@ -109,7 +109,7 @@ def load_reward_model(folder: str | Path, *, device: torch.device | str = "cpu")
             f"{folder / WEIGHTS} does not fit {REWARD} beside it, first at {wrong[0]!r}; take both from one model"
         )
     model.load_state_dict(weights, strict=False)
-    return TrainedReward(model.to(device), name=str(told["name"]))
+    return TrainedReward(model.to(device), name=str(told["name"]), found=told["found"])
 
 
 def _opened(config: RewardModelConfig, folder: Path) -> Backbone:

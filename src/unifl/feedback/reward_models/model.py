@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -120,6 +120,7 @@ class TrainedReward:
     Args:
         model: The network.
         name: What losses and metrics are called after.
+        found: What its folder says of its training.
 
     Attributes:
         network: The network.
@@ -129,9 +130,9 @@ class TrainedReward:
     needs: frozenset[str] = frozenset({"prompt"})
     range: tuple[float, float] | None = None
 
-    def __init__(self, model: RewardModel, *, name: str) -> None:
+    def __init__(self, model: RewardModel, *, name: str, found: Mapping[str, Any] | None = None) -> None:
         self.network = model.eval().requires_grad_(False)
-        self.name = name
+        self.name, self.found = name, dict(found or {})
 
     @property
     def space(self) -> Space:

@@ -65,7 +65,7 @@ class RewardServer(uvicorn.Server):
     ) -> None:
         if scorer.space != "pixel":
             raise UserError(
-                f"{asked} scores {scorer.space}s, and pictures are served; choose a scorer on pixels"
+                f"{asked} reads {scorer.space}s, and pictures are served; choose a scorer on pixels"
             )
         self.served = Served(
             name=scorer.name,
