@@ -11,7 +11,9 @@ from unifl.assembly.part import Part
 from unifl.evaluation import GoldJudge
 from unifl.feedback import NetworkFeedback, as_feedback
 from unifl.feedback.networks import RewardNetwork, save_family
+from unifl.feedback.preprocessing import Preprocessing
 from unifl.feedback.scorers import open_scorer
+from unifl.feedback.scorers.looking import Looking
 from unifl.world.judges import JudgeNetwork, WorldJudge
 
 
@@ -51,6 +53,19 @@ def test_networks_are_found_in_judges_and_behind_functions():
     for wrapped in (Reader, lambda seed: as_feedback(Reader(seed)), guarded):
         first, again, other = (fingerprint(wrapped(seed), "mine") for seed in (0, 0, 1))
         assert first == again != other
+
+
+def test_how_pictures_are_shown_counts_wherever_in_a_network_it_stands():
+    def shown(kind, **settings):
+        inner = torch.nn.Linear(1, 1)
+        torch.nn.init.zeros_(inner.weight), torch.nn.init.zeros_(inner.bias)
+        setattr(inner, "looking" if kind is Looking else "preprocessing", kind(**settings))
+        return fingerprint(NetworkFeedback(torch.nn.Sequential(inner), name="x"), "mine")
+
+    crop, pad, large = (shown(Looking, size=8), shown(Looking, size=8, fit="pad"), shown(Looking, size=16))
+    assert crop == shown(Looking, size=8) and len({crop, pad, large}) == 3
+    here, there = (shown(Preprocessing, model=place, size=64) for place in ("here", "there"))
+    assert here == there != shown(Preprocessing, model="here", size=32)
 
 
 def test_code_arguments_and_the_files_that_these_name_belong_to_what_is_the_users_own(tmp_path, monkeypatch):

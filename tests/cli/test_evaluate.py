@@ -190,6 +190,11 @@ def test_the_name_of_a_measurement_tells_what_it_depends_on():
         (("--prompts", "parti.tsv", "--suite", "parti", "--score", "sharpness"), "no suite format 'parti'"),
         (("--prompts", "parti.tsv", "--score", "overall=sharpness"), "cannot be called 'overall'"),
         (("--prompts", "parti.tsv", "--score", "shapness"), "no reward 'shapness'"),
+        (
+            ("--prompts", "parti.tsv", "--score", "hpsv3", "--question", "hpsv3=none.txt"),
+            "the question in none.txt cannot be read",
+        ),
+        (("--prompts", "parti.tsv", "--score", "hpsv3"), "give the file as `question`"),
         (("--features", "dinov2"), "--features goes with --score or --detector"),
         (("--score", "sharpness", "--weights", "x=y"), "gives no scorer of sharpness a path"),
         (

@@ -17,11 +17,23 @@ import pytest
         (["sharpness", "--token-file", "none"], "cannot read the token in none"),
         (["nothing", "--port", "0"], "no reward 'nothing'"),
         (["sharpness", "--port", "0", "--weights", "x"], "sharpness has no weights"),
+        (["hpsv3", "--port", "0"], "give the file as `question`"),
+        (["hpsv3", "--port", "0", "--question", "none.txt"], "the question in none.txt cannot be read"),
     ],
 )
 def test_wrong_use_is_one_line(unifl, arguments, message):
     result = unifl("serve-reward", *arguments)
     assert result.exit_code == 2 and message in " ".join(result.output.split()), result.output
+
+
+def test_a_judge_of_its_own_process_is_there_before_it_is_served(unifl, tmp_path):
+    """Its instruction is found, its weights are not."""
+    (tmp_path / "question.txt").write_text("{prompt}: <|Reward|>")
+    options = ("--question", str(tmp_path / "question.txt"), "--weights", str(tmp_path / "none.safetensors"))
+    result = unifl("serve-reward", "hpsv3", "--port", "0", "--device", "cpu", *options)
+    assert result.exit_code == 2 and "there are no weights at" in " ".join(result.output.split()), (
+        result.output
+    )
 
 
 def test_without_the_web_extra_it_says_what_to_install(unifl, monkeypatch):

@@ -22,7 +22,8 @@ def test_the_page_about_evaluation(tmp_path, monkeypatch, capsys):
     run("evaluation.md", tmp_path)
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "hpsv2 ['a cat', 'a dog', 'a tower'] ['anime', 'photo', 'photo']"
-    assert printed[1:] == ["True", "False circle should be above square, and is left of it"]
+    assert printed[1:3] == ["True", "False circle should be above square, and is left of it"]
+    assert printed[3:] == ["dpg ['Is there a cat?', 'Is the cat red?']"]
 
 
 def test_the_page_about_metrics(tmp_path, capsys):

@@ -87,6 +87,20 @@ def test_a_mistake_is_not_tried_again():
     assert flaky.calls == 1
 
 
+def test_a_mistake_in_the_middle_of_a_run_is_a_failure_at_which_it_is_saved():
+    flaky = Flaky(1, UserError("the key has expired; set another"))
+    box = BlackBoxFeedback(flaky, name="far", backoff=0)
+    with pytest.raises(UserError):
+        box(images(), PROMPTS)
+    box(images(), PROMPTS)
+    flaky.failures = flaky.calls + 1
+    with pytest.raises(
+        FeedbackFailed, match="'far' refuses what it is asked: the key has expired; set another"
+    ):
+        box(images(), PROMPTS)
+    assert flaky.calls == 3 and box(images(), PROMPTS).tolist() == [0.5, 0.5]
+
+
 def test_a_call_that_takes_too_long_is_left_alone():
     calls = []
 

@@ -24,9 +24,11 @@ from unifl.feedback.detectors import (
     Detector,
     _distinct,
     _read_boxes,
+    _squared,
     open_detector,
     overlap,
 )
+from unifl.feedback.preprocessing import read_preprocessing
 from unifl.testing import tiny_pipeline
 
 RESCALE = {"do_rescale": True, "rescale_factor": 1 / 255}
@@ -145,8 +147,8 @@ def test_words_are_looked_for_on_a_square(tmp_path, pictures):
     model, tokenizer = owl(tmp_path)
     detector = open_detector(str(tmp_path))
     assert detector.labels is None
-    square = torch.full((1, 3, 96, 96), 0.5)
-    square[:, :, :48] = pictures[:1]  # grey below
+    square = torch.zeros(1, 3, 96, 96)
+    square[:, :, :48] = pictures[:1]  # black below
     tokens = tokenizer(
         ["a photo of a cat", "a photo of a dog"],
         padding="max_length",
@@ -175,6 +177,22 @@ def test_words_are_looked_for_on_a_square(tmp_path, pictures):
     assert found[0][0].box == pytest.approx(expected, abs=1e-2)
     for a in found[0]:
         assert all(a is b or a.label != b.label or overlap(a.box, b.box) < 0.5 for b in found[0])
+
+
+@pytest.mark.parametrize(("size", "most", "mean"), [(96, 1e-3, 1e-3), (192, 1e-2, 0.01), (64, 30, 0.6)])
+@pytest.mark.parametrize("upright", [False, True])
+def test_owl_is_shown_what_its_own_image_processor_makes(size, most, mean, upright):
+    """In 255ths, but for the edge, where scaling up mirrors there and repeats here; scaling down has another filter."""
+    from transformers.models.owlv2.image_processing_pil_owlv2 import Owlv2ImageProcessorPil
+
+    y, x = torch.meshgrid(torch.arange(60) / 96, torch.arange(96) / 96, indexing="ij")
+    picture = (255 * torch.stack([x, y, 0.5 + 0.4 * torch.sin(6 * x + 3 * y)])).round().to(torch.uint8)
+    picture = picture.transpose(1, 2) if upright else picture
+    theirs = Owlv2ImageProcessorPil(size={"height": size, "width": size})
+    wanted = theirs(images=[picture.numpy()], return_tensors="pt", input_data_format="channels_first")
+    ours = read_preprocessing(theirs.to_dict(), model="owl")(_squared(picture.float() / 255)[None])
+    off = 255 * torch.tensor(theirs.image_std).view(3, 1, 1) * (ours - wanted["pixel_values"])[0].abs()
+    assert off[:, 4:-4, 4:-4].max() < most and off.mean() < mean
 
 
 def test_one_object_that_is_found_twice_counts_once():

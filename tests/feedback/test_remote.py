@@ -204,15 +204,34 @@ def test_the_answer_to_an_earlier_question_is_found_out():
             far(IMAGES, PROMPTS)  # the very same pictures: only the id tells
 
 
-@pytest.mark.parametrize(
-    ("status", "message"), [(401, "refuses the token"), (422, "a prompt is long"), (413, "a prompt is long")]
-)
-def test_a_refusal_is_the_users_to_mend(status, message):
-    with server(lambda body: (status, {"detail": "a prompt is long"})) as (url, asked):
+REFUSALS = {
+    400: r"refuses what it is asked \(status 400\): a prompt is long; change that",
+    401: "refuses the token; set UNIFL_REWARD_TOKEN or token_file",
+    403: "refuses the token; set UNIFL_REWARD_TOKEN or token_file",
+    404: r"is no reward server \(status 404\).*give the address that `unifl serve-reward` prints",
+    405: r"is no reward server \(status 405\)",
+    409: r"refuses what it is asked \(status 409\)",
+    411: r"refuses what it is asked \(status 411\)",
+    413: r"refuses what it is asked \(status 413\): a prompt is long",
+    415: r"refuses what it is asked \(status 415\)",
+    422: r"refuses what it is asked \(status 422\): a prompt is long",
+}
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+def test_a_refusal_is_a_mistake_before_the_first_answer_and_a_failure_after_it(status):
+    def refuses(body):
+        return status, {"detail": "a prompt is long"}
+
+    with server(refuses, right, refuses, right) as (url, asked):
         far = RemoteReward(url)
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=REFUSALS[status]):
             far(IMAGES, PROMPTS)
-        assert len(asked) == 1
+        assert torch.equal(far(IMAGES, PROMPTS), hashed(IMAGES, PROMPTS))
+        with pytest.raises(FeedbackFailed, match=REFUSALS[status]):  # at which a run is saved
+            far(IMAGES, PROMPTS)
+        assert torch.equal(far(IMAGES, PROMPTS), hashed(IMAGES, PROMPTS))
+        assert len(asked) == 4  # none was tried again
 
 
 def test_a_token_is_sent_and_is_one(tmp_path, monkeypatch):

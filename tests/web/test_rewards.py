@@ -18,7 +18,7 @@ import torch
 
 from reward_service import declared, exact, faulty, hashed, rounded, serving, until_true
 from unifl.errors import FeedbackFailed, UserError
-from unifl.feedback import NetworkFeedback, as_feedback
+from unifl.feedback import BlackBoxFeedback, NetworkFeedback, as_feedback
 from unifl.feedback.networks import RewardNetwork
 from unifl.feedback.remote import RemoteReward
 from unifl.feedback.wire import Limits, pack
@@ -160,6 +160,24 @@ def test_a_question_that_fails_takes_no_other_with_it(fault, message):
     assert sorted(map(len, gate.batches)) == [1, 1, 1, 1, 3]
 
 
+@pytest.mark.parametrize("kind", [declared, BlackBoxFeedback])
+def test_a_question_that_the_scorer_does_not_take_is_refused_with_its_reason(kind):
+    def picky(images, prompts):
+        if "long" in prompts:
+            raise UserError("the prompt is long; shorten it")
+        return hashed(images, prompts)
+
+    with serving(kind(picky)) as server:
+        for _ in range(2):  # also when there was an answer
+            refused = post(server.url, question("long"))
+            assert refused.status_code == 422 and refused.json()["detail"] == "the prompt is long; shorten it"
+            assert post(server.url, question()).status_code == 200
+        far = RemoteReward(server.url)
+        with pytest.raises(UserError, match=r"status 422\): the prompt is long; shorten it"):
+            far(exact(1, 3, 4, 4), ["long"])
+        assert torch.equal(far(exact(1, 3, 4, 4), ["x"]), hashed(exact(1, 3, 4, 4), ["x"]))
+
+
 def test_a_full_queue_says_so_before_the_body_and_clients_come_back():
     gate = Gate()
     with serving(gate.feedback(), queue=2, batch_size=1) as server, ThreadPoolExecutor(4) as pool:
@@ -196,6 +214,46 @@ def test_nothing_is_scored_for_a_client_that_has_gone():
             assert stays.result(30).shape == (1,)
         RemoteReward(server.url)(exact(1, 3, 4, 4), ["later"])
     assert gate.batches == [["stays"], ["later"]]
+
+
+def leave(url, images, prompts):
+    """Ask, and hang up."""
+    with pytest.raises(FeedbackFailed, match="no answer in time"):
+        RemoteReward(url, timeout=0.2, patience=0.2)(images, prompts)
+
+
+def test_what_a_client_leaves_behind_takes_no_room_in_the_queue_or_a_batch():
+    gate = Gate()
+    with serving(gate.feedback(), batch_size=2, queue=3) as server, ThreadPoolExecutor(4) as pool:
+        far, images = RemoteReward(server.url), exact(1, 3, 4, 4)
+        answers = [pool.submit(far, images, ["first"])]
+        until_true(lambda: gate.batches)
+        answers.append(pool.submit(far, images, ["second"]))
+        until_true(lambda: len(server.batcher._waiting) == 1)
+        for _ in range(2):
+            leave(server.url, images, ["goes"])
+            until_true(lambda: server.batcher.inside == 2)
+            assert len(server.batcher._waiting) == 1
+        answers.append(pool.submit(far, images, ["third"]))
+        until_true(lambda: len(server.batcher._waiting) == 2)
+        gate.open.set()
+        assert all(answer.result(30).shape == (1,) for answer in answers)
+    assert gate.batches == [["first"], ["second", "third"]]
+
+
+def test_a_long_question_is_not_scored_to_its_end_for_nobody():
+    counted = []
+
+    def slow(images, prompts):
+        counted.append(len(images))
+        time.sleep(0.15)
+        return hashed(images, prompts)
+
+    with serving(declared(slow), batch_size=2) as server:
+        leave(server.url, exact(20, 3, 4, 4), ["x"] * 20)
+        until_true(lambda: server.batcher.inside == 0)
+        RemoteReward(server.url)(exact(1, 3, 4, 4), ["later"])
+    assert sum(counted) < 12 and counted[-1] == 1  # of 21
 
 
 def test_a_server_that_stops_answers_what_is_scored_and_refuses_what_waits():

@@ -44,7 +44,7 @@ def fingerprint(thing: Any, asked: str | Part) -> str:
     found.update(repr(declared).encode())
     networks = _networks(thing)
     for network in networks:
-        found.update(repr(getattr(network, "looking", None)).encode())
+        found.update(repr([_shown(module) for module in network.modules()]).encode())
         for name, tensor in sorted(network.state_dict().items()):
             found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
             # as bytes, because numpy has no bfloat16
@@ -64,6 +64,11 @@ def _networks(thing: Any) -> list[nn.Module]:
     """Its own, those of its attributes, or those of the object of the user's that it calls."""
     inner = (getattr(one, "__dict__", {}) for one in (thing, getattr(thing, "function", None)))
     return networks_of({"itself": thing}) or [network for held in inner for network in networks_of(held)]
+
+
+def _shown(module: nn.Module) -> tuple[Any, Any]:
+    """How pictures are scaled for it, where it says so."""
+    return getattr(module, "looking", None), getattr(module, "preprocessing", None)
 
 
 def _seen(arguments: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -29,6 +29,7 @@ def evaluate(
     data: Annotated[str, typer.Argument(help="Preference data, as `unifl preferences` reads them.")],
     weights: Annotated[str | None, typer.Option(help="Where the weights of a scorer are.")] = None,
     base: Annotated[str | None, typer.Option(help="Where its tokenizer and config are.")] = None,
+    question: Annotated[str | None, typer.Option(help="A text file with what a judge is asked.")] = None,
     form: Annotated[
         Literal["auto", "pick_a_pic", "hpd", "chosen_rejected", "store"],
         typer.Option(help="What the columns are; auto looks at them."),
@@ -75,7 +76,8 @@ def evaluate(
         raise UserError(f"{data} holds likes, which are no pairs; a reward is compared on pairs")
     chosen, _ = select(index, Filters(), ties="keep")
     pairs = PreferenceSet(chosen, resolution=resolution).checked(sizes=False)
-    reward = resolve.feedback(resolve.named(scorer, weights=weights, base=base), name=scorer, device=place)
+    part = resolve.named(scorer, weights=weights, base=base, question=question)
+    reward = resolve.feedback(part, name=scorer, device=place)
     warn_if_learnt(reward, index)
     found = evaluate_reward(
         on_pictures(reward, device=place),

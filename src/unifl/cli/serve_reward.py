@@ -18,6 +18,7 @@ def serve_reward(
     ],
     weights: Annotated[str | None, typer.Option(help="Where the weights of a scorer are.")] = None,
     base: Annotated[str | None, typer.Option(help="Where its tokenizer and config are.")] = None,
+    question: Annotated[str | None, typer.Option(help="A text file with what a judge is asked.")] = None,
     host: Annotated[str, typer.Option(help="Address to serve on; 0.0.0.0 is every one.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8600,
     token_file: Annotated[
@@ -43,6 +44,7 @@ def serve_reward(
 
         unifl serve-reward pickscore
         unifl serve-reward hpsv2.1 --weights HPS_v2.1_compressed.pt --base CLIP-ViT-H-14 --port 8601
+        unifl serve-reward hpsv3 --question instruction.txt
         unifl serve-reward my_rewards:colour --host 0.0.0.0 --token-file token.txt
     """
     quiet_libraries()
@@ -50,6 +52,7 @@ def serve_reward(
     from unifl.assembly.device import chosen_device
     from unifl.assembly.on_pictures import on_pictures
     from unifl.feedback.remote import read_token
+    from unifl.feedback.scorers import WorkerProcess
 
     try:
         from unifl.web.rewards import RewardServer, ServiceSettings, open_socket
@@ -60,8 +63,13 @@ def serve_reward(
     with open_socket(host, port, token=token) as listening:
         place = chosen_device(device)
         found = resolve.feedback(
-            resolve.named(scorer, weights=weights, base=base), name=scorer.rpartition(":")[2], device=place
+            resolve.named(scorer, weights=weights, base=base, question=question),
+            name=scorer.rpartition(":")[2],
+            device=place,
         )
+        judge = getattr(found, "function", None)
+        if isinstance(judge, WorkerProcess):
+            judge.start()  # its first client would otherwise read what is wrong with its weights
         settings = ServiceSettings(batch_size=batch_size, wait=wait / 1000, queue=queue)
         server = RewardServer(on_pictures(found, device=place), scorer, settings, token=token, device=place)
         shown = f"[{host}]" if ":" in host else host

@@ -30,6 +30,9 @@ class BlackBoxFeedback:
     error is a `FeedbackFailed`, at which a training run writes a checkpoint and stops. A call that ran out of time is
     left alone and goes on in its thread, so the function has to bear a second call beside it.
 
+    A mistake (`UserError`) is not tried again. Before the first answer it leaves as it is; after it, in the middle of a
+    run, it is a `FeedbackFailed` too, so that the run is saved.
+
     Args:
         function: Called with (pictures, prompts), or the pictures alone; returns one finite number per picture, higher
             is better, as a list, an array or a tensor.
@@ -77,13 +80,15 @@ class BlackBoxFeedback:
         self.needs = frozenset({"prompt"}) if needs_prompt else frozenset()
         self.range = range
         self.takes, self.timeout, self.retries, self.backoff = takes, timeout, retries, backoff
+        self._has_answered = False
 
     def __call__(self, images: Float[Tensor, "b 3 h w"], prompts: Sequence[str]) -> Float[Tensor, " b"]:
         """Scores on the device of the pictures.
 
         Raises:
-            FeedbackFailed: No answer after all attempts, or one that is not one finite number per picture.
-            UserError: As the function raised it; a mistake is not tried again.
+            FeedbackFailed: No answer after all attempts, one that is not one finite number per picture, or a mistake
+                after an answer.
+            UserError: As the function raised it, before it has answered anything.
         """
         pictures = _handed_over(images.detach(), self.takes)
         arguments = (pictures, list(prompts)) if "prompt" in self.needs else (pictures,)
@@ -94,7 +99,11 @@ class BlackBoxFeedback:
             try:
                 answer = self._attempt(arguments)
                 break
-            except UserError:
+            except UserError as error:
+                if self._has_answered:
+                    raise FeedbackFailed(
+                        f"the feedback {self.name!r} refuses what it is asked: {error}"
+                    ) from error
                 raise
             except Exception as error:
                 failure = error
@@ -104,7 +113,9 @@ class BlackBoxFeedback:
                 f"the feedback {self.name!r} gave no answer after {attempts} ({type(failure).__name__}: {failure}); "
                 "see that it runs and can be reached, or raise its timeout or retries"
             ) from failure
-        return require_scores(answer, images, name=self.name)
+        found = require_scores(answer, images, name=self.name)
+        self._has_answered = True
+        return found
 
     def _attempt(self, arguments: tuple[Any, ...]) -> Any:
         """One call, for as long as it may take."""

@@ -23,7 +23,6 @@ LEAST = 0.05
 """Detections that are less sure than this are dropped: no rule looks at them."""
 _OVERLAP = 0.5  # intersection over union above which two answers of OWL are one object
 _PATTERN = "a photo of a {}"
-_PAD = 0.5  # grey around pictures that are no square, as OWLv2 was trained
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,8 +130,7 @@ class _WordDetector(nn.Module):
     def _one(self, image: Float[Tensor, "3 h w"], labels: list[str]) -> list[Detection]:
         height, width = image.shape[-2:]
         if self.square:
-            side = max(height, width)
-            image = F.pad(image, (0, side - width, 0, side - height), value=_PAD)
+            image = _squared(image)
         config: Any = self.model.config
         length = config.text_config.max_position_embeddings
         tokens = self.tokenizer(
@@ -155,6 +153,13 @@ class _WordDetector(nn.Module):
             for box in [_corners(found.pred_boxes[0, row], size)]
         ]
         return _distinct(_sorted(every))
+
+
+def _squared(image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 s s"]:
+    """Black below or to the right, as OWLv2 was trained; early versions of transformers made it grey."""
+    height, width = image.shape[-2:]
+    side = max(height, width)
+    return F.pad(image, (0, side - width, 0, side - height))
 
 
 def _read_masks(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ class Preprocessing:
     """Scaling and normalisation of pictures in [0, 1].
 
     Attributes:
-        model: Name for messages.
+        model: Name for messages; no part of what is done.
         mean: Of the channels, in [0, 1].
         std: Of the channels.
         size: (height, width), a shorter side, or None for the picture's own size.
@@ -44,7 +44,7 @@ class Preprocessing:
         mode: Of interpolation; bilinear and bicubic with antialiasing, as PIL does.
     """
 
-    model: str
+    model: str = field(repr=False)
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     size: tuple[int, int] | int | None = None

@@ -38,6 +38,10 @@ class RemoteReward:
     asking twice is safe. An answer counts only when it repeats the random id and the SHA-256 of its question, comes
     from the scorer that was there at the start, and has one finite number per picture.
 
+    A refusal (status 400 to 499) is the mistake of whoever put the run together as long as nothing was answered. Once
+    something was, it comes in the middle of a run, from a restarted server or a prompt further down the list: then it
+    is a failure, so that the run is saved and can go on when the cause is mended.
+
     Args:
         url: `http://host:port`, or https behind a proxy.
         name: What losses and metrics are called after; by default the name of the scorer.
@@ -76,6 +80,7 @@ class RemoteReward:
             headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {}),
             trust_env=not _is_here(self.url),  # no proxy stands between a machine and itself
         )
+        self._has_answered = False
         self.served = self._card()
         if fingerprint not in (None, self.served.fingerprint):
             raise UserError(
@@ -96,8 +101,8 @@ class RemoteReward:
 
         Raises:
             FeedbackFailed: No answer in time, one that is not one finite number per picture, one to another question,
-                or one by another scorer.
-            UserError: The server refuses the question, or the token.
+                or one by another scorer; or a refusal after an answer.
+            UserError: The server refuses the first question, or the token.
         """
         many = at_once(self.served.limits, *images.shape[2:])
         until = time.monotonic() + self.patience
@@ -124,7 +129,9 @@ class RemoteReward:
                 f"{self.url} serves another scorer than at the start (fingerprint {answer.get('fingerprint')}, was "
                 f"{self.served.fingerprint}); scores of the two do not compare, start the first again"
             )
-        return require_scores(answer.get("scores"), images, name=self.name)
+        found = require_scores(answer.get("scores"), images, name=self.name)
+        self._has_answered = True
+        return found
 
     def _card(self) -> Served:
         try:
@@ -180,12 +187,8 @@ class RemoteReward:
 
     def _read(self, status: int, content: bytes) -> dict[str, Any]:
         """The JSON of an answer."""
-        if status in (401, 403):
-            raise UserError(
-                f"{self.url} refuses the token; set {TOKEN_VARIABLE} or token_file to the one it was started with"
-            )
         if 400 <= status < 500:
-            raise UserError(f"{self.url} refuses what it is asked (status {status}): {_detail(content)}")
+            raise self._refusal(status, content)
         if status != 200:
             raise FeedbackFailed(f"{self.url} failed (status {status}): {_detail(content)}")
         try:
@@ -195,6 +198,22 @@ class RemoteReward:
         if not isinstance(found, dict):
             raise FeedbackFailed(f"{self.url} answers {type(found).__name__}; it is no reward server")
         return found
+
+    def _refusal(self, status: int, content: bytes) -> UserError | FeedbackFailed:
+        kind = FeedbackFailed if self._has_answered else UserError
+        if status in (401, 403):
+            return kind(
+                f"{self.url} refuses the token; set {TOKEN_VARIABLE} or token_file to the one it was started with"
+            )
+        if status in (404, 405):
+            return kind(
+                f"{self.url} is no reward server (status {status}): {_detail(content)}; give the address that "
+                "`unifl serve-reward` prints"
+            )
+        return kind(
+            f"{self.url} refuses what it is asked (status {status}): {_detail(content)}; change that, or look at what "
+            "stands between"
+        )
 
 
 def read_token(file: str | Path | None) -> str | None:

@@ -174,7 +174,7 @@ def _words(text: Tensor) -> tuple[str, list[str]]:
             f"`question` cannot be read ({type(error).__name__}); send JSON with id and prompts"
         ) from error
     if not isinstance(identity, str) or not 1 <= len(identity) <= 100:
-        raise UserError("the id of a question is a string of 1 to 100 characters")
+        raise UserError("the id of a question is no string of 1 to 100 characters; send one")
     if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
-        raise UserError("prompts are no list of strings")
+        raise UserError("the prompts are no list of strings; send one for each picture")
     return identity, prompts

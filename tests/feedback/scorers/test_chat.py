@@ -180,7 +180,7 @@ def test_what_cannot_be_asked(tmp_path):
         open_scorer("chat", weights="some-vlm")
     with pytest.raises(UserError, match="needs the name of its model; give it as `weights`"):
         open_scorer("chat", base="http://localhost:1/v1")
-    with pytest.raises(UserError, match="choose rates or shows"):
+    with pytest.raises(UserError, match="choose rates, shows or answers"):
         open_scorer("chat", weights="a", base="http://localhost:1/v1", asks="ranks")
     (tmp_path / "question.txt").write_text("Is it good?")
     with pytest.raises(UserError, match=r"lacks \{prompt\}"):

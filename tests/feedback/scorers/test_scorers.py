@@ -20,7 +20,7 @@ from tiny_scorers import PROCESSOR, PROMPTS, SIDE, clip, head_state, open_clip_s
 from unifl.errors import UserError
 from unifl.feedback import Feedback, require_gradient
 from unifl.feedback.scorers import SCORERS, open_scorer
-from unifl.feedback.scorers.looking import Looking
+from unifl.feedback.scorers.looking import Looking, looking_of
 
 
 @pytest.fixture(scope="module")
@@ -324,3 +324,26 @@ def test_every_scorer_has_a_card():
     for kind, card in SCORERS.items():
         assert card.title and card.paper and card.scale and card.sees and card.biases, kind
         assert bool(card.weights) == bool(card.licence), kind
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rescale_factor": 1 / 127.5}, "only 1/255 is understood"),
+        ({"crop_size": {"height": 32, "width": 24}}, "which is no square"),
+        (
+            {"size": {"shortest_edge": 40}},
+            "scales the shorter side to 40 and cuts out 32; only a crop of",
+        ),
+        ({"size": 40}, "scales the shorter side to 40 and cuts out 32"),
+        ({"do_center_crop": False}, "scales the shorter side to 32 and cuts out nothing; set do_center_crop"),
+    ],
+)
+def test_an_image_processor_that_shows_something_else_is_refused(changes, message):
+    """Otherwise scores would be those of other pictures, without a word."""
+    with pytest.raises(UserError, match=message):
+        looking_of(PROCESSOR | changes, model="mine")
+    assert looking_of(PROCESSOR, model="mine") == Looking(size=SIDE)
+    assert looking_of(PROCESSOR | {"size": {"shortest_edge": 40}}, model="mine", fit="squash").fit == "squash"
+    square = {"do_center_crop": False, "size": {"height": 24, "width": 24}}
+    assert looking_of(PROCESSOR | square, model="mine") == Looking(size=24, fit="squash")

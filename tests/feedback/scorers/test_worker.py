@@ -107,11 +107,52 @@ def test_an_interrupt_ends_it_because_its_answer_would_belong_to_another_questio
     assert worker(PICTURES[1:2], ["a"]) == [40.0]
 
 
+def test_an_interrupt_in_a_question_ends_it_because_half_of_it_was_sent(worker, monkeypatch):
+    worker(PICTURES[:1], ["a"])
+    first, line = worker.pid, worker._running.ours
+
+    def half(buffer, *_):
+        os.write(line.fileno(), bytes(buffer)[: len(buffer) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(line, "_send", half)
+    with pytest.raises(KeyboardInterrupt):
+        worker(PICTURES[:1], ["a"])
+    assert worker.pid is None and until_gone(first)
+    assert worker(PICTURES[1:2], ["a"]) == [40.0]
+
+
+def test_an_interrupt_while_it_starts_leaves_no_process_behind(worker, monkeypatch):
+    started, Popen = [], subprocess.Popen
+
+    def noted(*args, **kwargs):
+        started.append(Popen(*args, **kwargs))
+        return started[-1]
+
+    def interrupted(line, message):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("unifl.feedback.scorers.worker.subprocess.Popen", noted)
+        patched.setattr("unifl.feedback.scorers.worker.Connection.send", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            worker(PICTURES[:1], ["a"])
+    assert worker.pid is None and started[0].returncode is not None  # ended, and waited for
+    assert worker(PICTURES[:1], ["a"]) == [20.0]
+
+
+def test_it_can_be_started_before_it_is_asked(worker):
+    worker.start()
+    first = worker.pid
+    worker.start()
+    assert first is not None and worker(PICTURES[:1], ["a"]) == [20.0] and worker.pid == first
+
+
 @pytest.mark.parametrize(
     ("how", "error", "message"),
     [
         ("user", UserError, "there are no weights; give some"),
-        ("raise", RuntimeError, "RuntimeError: out of luck"),
+        ("raise", JudgeLost, "cannot be built: RuntimeError: out of luck"),
         ("die", JudgeLost, r"ended by itself \(code 4"),
         ("slow", JudgeLost, "was not ready within 1 s"),
     ],

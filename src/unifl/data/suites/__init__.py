@@ -2,6 +2,7 @@
 
 from unifl.data.suites.entry import MAX_PROMPT as MAX_PROMPT
 from unifl.data.suites.entry import Entry as Entry
+from unifl.data.suites.entry import Question as Question
 from unifl.data.suites.entry import Suite as Suite
 from unifl.data.suites.entry import Wanted as Wanted
 from unifl.data.suites.load import FORMS as FORMS

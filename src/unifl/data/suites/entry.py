@@ -31,6 +31,21 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class Question:
+    """One that DPG-Bench asks about a picture.
+
+    Attributes:
+        number: By which others of its prompt name it.
+        text: For an answer of yes or no.
+        after: Numbers of the questions without whose yes its own counts for nothing.
+    """
+
+    number: int
+    text: str
+    after: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Entry:
     """A prompt with what its suite says of it.
 
@@ -39,12 +54,14 @@ class Entry:
         group: Category, style or task, by which results are reported; None where the suite has none.
         include: Of GenEval: what has to be there.
         exclude: Of GenEval: what must not.
+        questions: Of DPG-Bench's table, each behind those that it names.
     """
 
     prompt: str
     group: str | None = None
     include: tuple[Wanted, ...] = ()
     exclude: tuple[Wanted, ...] = ()
+    questions: tuple[Question, ...] = ()
 
 
 @dataclass(frozen=True)

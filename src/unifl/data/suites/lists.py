@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from unifl.data.prompts import numbered_rows, read_text
+from unifl.data.suites.dpg import dpg_group
 from unifl.data.suites.entry import Entry, checked, require_size
-from unifl.data.suites.tables import dpg_group
 from unifl.errors import UserError
 
 COMPBENCH = ("color", "shape", "texture", "spatial", "3d_spatial", "numeracy", "non_spatial", "complex")

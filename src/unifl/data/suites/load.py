@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from unifl.data.suites import lists, tables
+from unifl.data.suites.dpg import dpg_table
 from unifl.data.suites.entry import Entry, Suite, require_size, suite
 from unifl.data.suites.geneval import geneval
 from unifl.errors import UserError, nearest
@@ -86,7 +87,7 @@ def _geneval(path: Path) -> list[Entry]:
 
 
 def _dpg(path: Path) -> list[Entry]:
-    return lists.dpg_folder(path) if path.is_dir() else tables.dpg_table(path)
+    return lists.dpg_folder(path) if path.is_dir() else dpg_table(path)
 
 
 def _plain(path: Path) -> list[Entry]:

@@ -1,10 +1,9 @@
-"""Suites with columns: PartiPrompts, DrawBench, Pick-a-Pic, and the table of DPG-Bench."""
+"""Suites with columns: PartiPrompts, DrawBench and Pick-a-Pic."""
 
 from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,13 +32,13 @@ def with_category(path: Path, prompt: str, category: str) -> list[Entry]:
     """PartiPrompts (`Prompt`, `Category`) and DrawBench (`Prompts`, `Category`)."""
     return [
         Entry(checked(row[prompt], place), row[category].strip() or None)
-        for place, row in _rows(path, (prompt, category))
+        for place, row in rows_of(path, (prompt, category))
     ]
 
 
 def plain_column(path: Path, column: str) -> list[Entry]:
     """Prompts of one column of a table."""
-    return [Entry(checked(row[column], place)) for place, row in _rows(path, (column,))]
+    return [Entry(checked(row[column], place)) for place, row in rows_of(path, (column,))]
 
 
 def pick_a_pic(path: Path) -> list[Entry]:
@@ -52,25 +51,8 @@ def pick_a_pic(path: Path) -> list[Entry]:
         rows = numbered_rows(read_text(path), path)
         found = [checked(row.get("caption"), f"line {number} of {path}") for number, row in rows]
     else:
-        found = [checked(row["caption"], place) for place, row in _rows(path, ("caption",))]
+        found = [checked(row["caption"], place) for place, row in rows_of(path, ("caption",))]
     return [Entry(prompt) for prompt in dict.fromkeys(found)]
-
-
-def dpg_table(path: Path) -> list[Entry]:
-    """`item_id`, `text` and questions, a row per question; here a prompt per item, by the source in its name."""
-    texts: dict[str, tuple[str, str]] = {}
-    for place, row in _rows(path, ("item_id", "text")):
-        known = texts.setdefault(row["item_id"], (row["text"], place))
-        if known[0] != row["text"]:
-            raise UserError(
-                f"{place} has another text for {row['item_id']} than {known[1]}; repair one of them"
-            )
-    return [Entry(checked(text, place), dpg_group(item)) for item, (text, place) in texts.items()]
-
-
-def dpg_group(item: str) -> str | None:
-    """`partiprompts180` came from `partiprompts`; a mere number says nothing."""
-    return re.sub(r"[\d_-]+$", "", item) or None
 
 
 def _parquet(path: Path) -> Any:
@@ -80,7 +62,7 @@ def _parquet(path: Path) -> Any:
         raise UserError(f"{path} cannot be read as parquet ({error}); fetch it again") from None
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
+def rows_of(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
     """Rows by column, each with where it stands."""
     lines = _lines(path)
     names = next((row for _, row in lines), [])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch.nn.functional as F
@@ -60,13 +59,13 @@ def dinov2_network(weights: str, revision: str | None) -> nn.Module:
         UserError: Nothing there, or weights that are missing or surplus.
     """
     model = load_two_towers(weights, "Dinov2Model", revision)
-    looking = looking_of(_settings(weights, revision), model=weights)
+    looking = looking_of(_settings(weights, revision), model=weights, fit="squash")
     if (looking.mean, looking.std) != (IMAGENET_MEAN, IMAGENET_STD):
         raise UserError(
             f"the image processor of {weights} normalises by mean {looking.mean} and std {looking.std}, and DINOv2 was "
             f"trained with {IMAGENET_MEAN} and {IMAGENET_STD}; repair its preprocessor_config.json"
         )
-    return Dinov2Features(model, replace(looking, fit="squash"))
+    return Dinov2Features(model, looking)
 
 
 def clip_network(weights: str, revision: str | None) -> nn.Module:

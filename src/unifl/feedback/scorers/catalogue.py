@@ -29,7 +29,7 @@ from unifl.feedback.scorers.clip import ClipScorer, Formula, clip_score, hundred
 from unifl.feedback.scorers.image_reward import ImageReward
 from unifl.feedback.scorers.mps import Mps
 from unifl.feedback.scorers.plain import Colourfulness, Sharpness
-from unifl.feedback.scorers.questions import RATES, SHOWS, read_question
+from unifl.feedback.scorers.questions import ANSWERS, RATES, SHOWS, read_question
 from unifl.feedback.scorers.worker import WorkerProcess
 
 CLIP_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
@@ -92,8 +92,8 @@ def open_scorer(
             weights: a folder or a hub name. None is the published one. For `chat`, the address of the service.
         revision: Of the hub repository.
         settings: Of judges that are asked: `question`, a text file with `{prompt}` in it; `timeout`, seconds for one
-            call; `device` (auto) and `dtype` (auto), in their own process; `asks` (rates or shows) and
-            `key_variable`, behind HTTP.
+            call; `device` (auto) and `dtype` (auto), in their own process; `asks` (shows or answers; behind HTTP also
+            rates) and `key_variable`, behind HTTP.
 
     Returns:
         A Feedback on pixels, frozen, in float32, with its `card`.
@@ -234,6 +234,15 @@ def _written(kind: str, function: str, question: str, range: tuple[float, float]
     return build
 
 
+def _vqascore(
+    weights: str, base: str, revision: str | None, *, asks: str = "shows", **settings: Any
+) -> Feedback:
+    asked = {"shows": SHOWS, "answers": ANSWERS}
+    if asks not in asked:
+        raise UserError(f"asks is {asks!r}; choose shows or answers")
+    return _written("vqascore", "build_shows", asked[asks], (0.0, 1.0))(weights, base, revision, **settings)
+
+
 def _hpsv3(
     weights: str,
     base: str,
@@ -245,9 +254,9 @@ def _hpsv3(
 ) -> Feedback:
     if question is None:
         raise UserError(
-            "hpsv3 was trained with one long instruction, which is its authors' and is not shipped here; save "
-            "INSTRUCTION and prompt_with_special_token of their hpsv3/dataset/data_collator_qwen.py "
-            "(github.com/MizzenAI/HPSv3) as a text file, with {prompt} where the prompt goes, and give the file as "
+            "hpsv3 was trained with one long instruction, which is its authors' and is not shipped here; take "
+            "INSTRUCTION and prompt_with_special_token of hpsv3/dataset/data_collator_qwen.py (of hpsv3 on PyPI; "
+            "docs/scorers.md has the commands) as a text file, with {prompt} for {text_prompt}, and give the file as "
             "`question`"
         )
     given = {
@@ -306,9 +315,7 @@ _ENTRIES: dict[str, _Entry] = {
         kind: _Entry(_mps(kind), weights=_MPS_FILE, base=CLIP_H)
         for kind in ("mps", "mps.aesthetics", "mps.detail", "mps.semantics")
     },
-    "vqascore": _Entry(
-        _written("vqascore", "build_shows", SHOWS, (0.0, 1.0)), weights=QWEN, settings=(*_IN_PROCESS, "dtype")
-    ),
+    "vqascore": _Entry(_vqascore, weights=QWEN, settings=(*_IN_PROCESS, "dtype", "asks")),
     "hpsv3": _Entry(
         _hpsv3,
         weights="MizzenAI/HPSv3/HPSv3.safetensors",

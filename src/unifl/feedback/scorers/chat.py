@@ -18,10 +18,20 @@ from PIL import Image
 
 from unifl.errors import UserError
 from unifl.feedback.scorers.prompts import require_prompts
-from unifl.feedback.scorers.questions import RATES, SHOWS, Malformed, asked, choice, preferences, rating
+from unifl.feedback.scorers.questions import (
+    ANSWERS,
+    RATES,
+    SHOWS,
+    Malformed,
+    asked,
+    choice,
+    preferences,
+    rating,
+)
 
 _Said = TypeVar("_Said")
 _AT_ONCE = 8
+_ASKED = {"rates": RATES, "shows": SHOWS, "answers": ANSWERS}
 _WRONG = {
     400: "the service does not take this question; see that its model reads pictures",
     401: "the service refuses the key; set {variable} to a valid one",
@@ -44,7 +54,7 @@ class ChatJudge:
         model: What the service calls the model.
         base: Its address, as `http://localhost:8000/v1`.
         asks: rates: for a rating in words from 1 to 5. shows: for the probability of Yes, which needs a service that
-            gives log-probabilities.
+            gives log-probabilities. answers: for the same where prompts are questions themselves.
         question: In place of ours, with `{prompt}`.
         key_variable: The environment variable with the key; without one none is sent.
         timeout: Seconds that one answer may take.
@@ -73,9 +83,9 @@ class ChatJudge:
             )
         if not model:
             raise UserError("a judge behind HTTP needs the name of its model; give it as `weights`")
-        if asks not in ("rates", "shows"):
-            raise UserError(f"asks is {asks!r}; choose rates or shows")
-        self.question = question or (RATES if asks == "rates" else SHOWS)
+        if asks not in _ASKED:
+            raise UserError(f"asks is {asks!r}; choose rates, shows or answers")
+        self.question = question or _ASKED[asks]
         if "{prompt}" not in self.question:
             raise UserError("the question has no place for the prompt; write {prompt} in it")
         self.model, self.base, self.asks = model, base.rstrip("/"), asks
@@ -91,7 +101,7 @@ class ChatJudge:
         require_prompts(prompts, len(pictures))
         questions = [asked(self.question, prompt) for prompt in prompts]
         groups = [[picture] for picture in pictures]
-        if self.asks == "shows":
+        if self.asks != "rates":
             more = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}
             return self._all(groups, questions, more, _yes)
         return self._all(groups, questions, {"max_tokens": 512}, lambda found: rating(_words(found)))

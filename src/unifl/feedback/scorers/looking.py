@@ -77,11 +77,17 @@ class Looking:
         return F.pad(images, (spare_x // 2, spare_x - spare_x // 2, spare_y // 2, spare_y - spare_y // 2))
 
 
-def looking_of(settings: Mapping[str, Any], *, model: str) -> Looking:
+def looking_of(settings: Mapping[str, Any], *, model: str, fit: Fit | None = None) -> Looking:
     """What a `preprocessor_config.json` of CLIP or SigLIP asks for.
 
+    Args:
+        settings: Of that file.
+        model: Name for messages.
+        fit: In place of the processor's own.
+
     Raises:
-        UserError: Sizes that are no square, or pixels of another range than [0, 1] before normalisation.
+        UserError: Sizes that are no square, a crop of less than the shorter side, or pixels of another range than
+            [0, 1] before normalisation.
     """
     factor = settings.get("rescale_factor", 1 / 255)
     if not math.isclose(factor, 1 / 255, rel_tol=1e-3):
@@ -95,13 +101,32 @@ def looking_of(settings: Mapping[str, Any], *, model: str) -> Looking:
         raise UserError(
             f"the image processor of {model} scales to {size}, which is no square; a scorer needs one"
         )
+    side = int(sides.pop())
+    if fit is None:
+        fit = "crop" if crops else "squash"
+        _require_fit(settings, fit, side, model)
     return Looking(
-        size=int(sides.pop()),
-        fit="crop" if crops else "squash",
+        size=side,
+        fit=fit,
         mean=tuple(settings.get("image_mean", CLIP_MEAN)),
         std=tuple(settings.get("image_std", CLIP_STD)),
         mode=_MODES.get(settings.get("resample", 3), "bicubic"),
     )
+
+
+def _require_fit(settings: Mapping[str, Any], fit: Fit, side: int, model: str) -> None:
+    size = settings.get("size")
+    shorter = size.get("shortest_edge") if isinstance(size, Mapping) else size
+    if fit == "crop" and shorter not in (side, None):
+        raise UserError(
+            f"the image processor of {model} scales the shorter side to {shorter} and cuts out {side}; only a crop of "
+            "all of the shorter side is understood, so set both alike in its preprocessor_config.json"
+        )
+    if fit == "squash" and isinstance(size, Mapping) and "shortest_edge" in size:
+        raise UserError(
+            f"the image processor of {model} scales the shorter side to {shorter} and cuts out nothing; set "
+            "do_center_crop and crop_size, or height and width, in its preprocessor_config.json"
+        )
 
 
 def settings_of(looking: Looking) -> dict[str, Any]:

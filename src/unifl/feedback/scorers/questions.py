@@ -12,6 +12,9 @@ from unifl.errors import UserError
 SHOWS = 'Does this figure show "{prompt}"? Please answer Yes or No.'
 """VQAScore's question (Lin et al., arXiv 2404.01291); the score is the probability of its first answer."""
 
+ANSWERS = "{prompt} Please answer Yes or No."
+"""For prompts that are questions themselves; the score is the same probability."""
+
 RATES = (
     "This picture was generated for a caption. Rate it on three axes, each with a number from 1 (worst) to 5 (best):\n"
     "- Alignment: does it show what the caption says?\n"

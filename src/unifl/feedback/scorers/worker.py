@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from unifl.errors import UserError
+from unifl.errors import FeedbackFailed, UserError
 
 _SERVING = Path(__file__).with_name("serving.py")
 _LAST_WORDS = 5.0  # seconds to end by itself
 
 
-class JudgeLost(RuntimeError):
+class JudgeLost(FeedbackFailed):
     """The process ended, or had to be ended, before it answered."""
 
 
@@ -66,13 +66,21 @@ class WorkerProcess:
             RuntimeError: The judge raised something else; it goes on running.
         """
         with self._lock:
-            if self._running is None:
-                self._running = _Running(self.build, self.settings)
-                self._receive(0, self.patience, "was not ready")
+            self._start()
             self._number += 1
-            self._send((self._number, list(pictures), list(prompts)))
-            found = self._receive(self._number, self.timeout, "gave no answer")
+            message = (self._number, list(pictures), list(prompts))
+            found = self._exchange(message, self._number, self.timeout, "gave no answer")
         return list(found)
+
+    def start(self) -> None:
+        """Build the judge now rather than at the first call.
+
+        Raises:
+            JudgeLost: It cannot be built, or the process ended.
+            UserError: As the judge raised it.
+        """
+        with self._lock:
+            self._start()
 
     def close(self) -> None:
         """End the process; another call would start a new one."""
@@ -84,25 +92,26 @@ class WorkerProcess:
         """Of the process; None where none runs."""
         return None if self._running is None else self._running.process.pid
 
-    def _send(self, message: Any) -> None:
-        assert self._running is not None
-        try:
-            self._running.ours.send(message)
-        except OSError as error:
-            raise self._lost() from error
+    def _start(self) -> None:
+        if self._running is None:
+            self._running = _Running()
+            self._exchange((self.build, self.settings), 0, self.patience, "was not ready")
 
-    def _receive(self, number: int, seconds: int | float, what: str) -> Any:
+    def _exchange(self, message: Any, number: int, seconds: int | float, what: str) -> Any:
+        """Send something, and receive the answer that has its number."""
         assert self._running is not None
+        line = self._running.ours
         try:
-            if not self._running.ours.poll(seconds):
+            line.send(message)
+            if not line.poll(seconds):
                 self._end(at_once=True)
                 raise JudgeLost(f"its process {what} within {seconds:g} s and was ended")
-            got, kind, found = self._running.ours.recv()
-        except (EOFError, ConnectionError) as error:
+            got, kind, found = line.recv()
+        except (EOFError, OSError) as error:
             raise self._lost() from error
-        except (
-            BaseException
-        ):  # an interrupt: an answer that is still to come would be taken for the next one's
+        except BaseException:
+            # an interrupt: half a message would be taken for the beginning of the next, and an answer that is still to
+            # come for the next one's
             self._end(at_once=True)
             raise
         if got != number:
@@ -112,7 +121,9 @@ class WorkerProcess:
             return found
         if number == 0:
             self._end()
-        raise UserError(found) if kind == "user" else RuntimeError(found)
+        if kind == "user":
+            raise UserError(found)
+        raise JudgeLost(f"its process cannot be built: {found}") if number == 0 else RuntimeError(found)
 
     def _lost(self) -> JudgeLost:
         code = self._end()
@@ -129,7 +140,7 @@ class WorkerProcess:
 class _Running:
     """One process and our end of the line to it."""
 
-    def __init__(self, build: str, settings: Mapping[str, Any]) -> None:
+    def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
@@ -140,7 +151,6 @@ class _Running:
                 start_new_session=True,  # Ctrl-C is its owner's to handle
             )
         self.ours = Connection(ours.detach())
-        self.ours.send((build, dict(settings)))
         # also when nobody closes it
         self.end = weakref.finalize(self, _ended, self.process, self.ours)
 

@@ -1,8 +1,8 @@
 """The reward service as a web application: health, card, score.
 
 Whatever can be refused by its headers is refused before its body is read: a wrong token (401), no length (411), too
-many bytes (413), something compressed (415), a full queue (503 with Retry-After). What is no question gets 422 with the
-reason, a scorer that fails 500. Only /health answers without the token.
+many bytes (413), something compressed (415), a full queue (503 with Retry-After). What is no question, or none that the
+scorer takes, gets 422 with the reason, a scorer that fails 500. Only /health answers without the token.
 """
 
 from __future__ import annotations
@@ -105,6 +105,10 @@ async def _answered(request: Request, future: Future[list[float]]) -> list[float
     except (Refused, ClientDisconnect, asyncio.CancelledError):
         raise
     except BaseException as error:
+        # of a judge that has answered before, a mistake is the cause of its failure
+        mistake = next((one for one in (error, error.__cause__) if isinstance(one, UserError)), None)
+        if mistake is not None:
+            raise HTTPException(422, str(mistake)) from error
         raise HTTPException(500, f"the scorer failed: {type(error).__name__}: {error}") from error
     finally:
         gone.cancel()

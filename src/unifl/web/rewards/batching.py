@@ -31,7 +31,8 @@ class Batcher:
     differ in their last bit.
 
     Where a batch of several questions fails, each of them is asked by itself, so that a question gets its own error and
-    never that of another.
+    never that of another. A question whose client has gone leaves the queue; one that is being scored goes no further
+    than the batch that the scorer is at.
 
     Args:
         scorer: Reads pixels.
@@ -81,7 +82,11 @@ class Batcher:
         finally:
             with self._changed:
                 self.inside -= 1
-                self._arriving -= place.arriving
+                self._arriving -= place.question is None
+                if place.question is not None:
+                    place.question.gone = True
+                    if place.question in self._waiting:
+                        self._waiting.remove(place.question)
                 self._changed.notify()
 
     def close(self) -> None:
@@ -94,23 +99,21 @@ class Batcher:
             if one.answer.set_running_or_notify_cancel():
                 one.answer.set_exception(Refused("the server is stopping"))
 
-    def put(self, question: Question) -> Future[list[float]]:
+    def put(self, one: _Waiting) -> None:
         """Queue what arrived at a place."""
-        one = _Waiting(question)
         with self._changed:
             self._arriving -= 1
             if self._closing:
                 raise Refused("the server is stopping")
             self._waiting.append(one)
             self._changed.notify()
-        return one.answer
 
     # --- the thread of the scorer ------------------------------------------------------------------------
 
     def _work(self) -> None:
         while (batch := self._next()) is not None:
             # those whose client has gone are left out
-            if there := [one for one in batch if one.answer.set_running_or_notify_cancel()]:
+            if there := [one for one in batch if not one.gone and one.answer.set_running_or_notify_cancel()]:
                 self._answer(there)
 
     def _next(self) -> list[_Waiting] | None:
@@ -161,6 +164,8 @@ class Batcher:
         prompts = [prompt for one in batch for prompt in one.question.prompts]
         found: list[float] = []
         for start in range(0, len(images), self.batch_size):
+            if all(one.gone for one in batch):
+                raise Refused("nobody waits for the answer")
             rows = slice(start, start + self.batch_size)
             found += self._asked(images[rows].to(self.device), prompts[rows]).tolist()
         return found
@@ -174,7 +179,7 @@ class Place:
     """Of one question; `put` queues it."""
 
     def __init__(self, batcher: Batcher) -> None:
-        self.arriving = True
+        self.question: _Waiting | None = None
         self._batcher = batcher
 
     def put(self, question: Question) -> Future[list[float]]:
@@ -183,14 +188,16 @@ class Place:
         Raises:
             Refused: The server has begun to stop.
         """
-        self.arriving = False
-        return self._batcher.put(question)
+        self.question = _Waiting(question)
+        self._batcher.put(self.question)
+        return self.question.answer
 
 
 class _Waiting:
-    """A question in the queue."""
+    """A question in the queue, or before the scorer."""
 
     def __init__(self, question: Question) -> None:
+        self.gone = False  # its place was left
         self.question = question
         self.size = tuple(question.images.shape[2:])
         self.answer: Future[list[float]] = Future()
