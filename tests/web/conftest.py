@@ -1,8 +1,10 @@
-"""Arenas with pictures whose colour tells the model, and servers around them."""
+"""Arenas with pictures whose colour tells the model, servers around them, and browsers before these."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import sys
 import threading
 import time
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # for arena_pictures and arena_attacks
+sys.path.insert(0, str(Path(__file__).parent))  # for arena_pictures and others
 
 from arena_pictures import draw
 
@@ -65,3 +67,35 @@ def serving():
     for server, thread in servers:
         server.should_exit = True
         thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open an address in a browser context of its own; whatever the console complains about fails the test."""
+    contexts, complaints = [], []
+
+    def open_(url, **options):
+        contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options}))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(10_000)
+        page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(f"{error}"))
+        page.goto(url)
+        return page
+
+    open_.complaints = complaints
+    yield open_
+    for context in contexts:
+        context.close()
+    assert not complaints

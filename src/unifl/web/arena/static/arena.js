@@ -32,15 +32,22 @@
     const lines = [...document.querySelectorAll("#vote fieldset")];
     const open = lines.find((line) => !line.querySelector(":checked"));
     for (const line of lines) line.classList.toggle("current", line === open);
+    if (lines.length) document.getElementById("send").disabled = Boolean(open);
     return open;
   }
+
+  const send = () => document.getElementById("vote").requestSubmit();
 
   function answer(said) {
     if (judge().dataset.axes === "1") {
       document.querySelector(`#vote button[value=${said}]`).click();
-    } else {
-      mark()?.querySelector(`input[value=${said}]`).click();
+      return;
     }
+    // once all lines are answered, the key is for the last one again, as after a vote that did not arrive
+    const line = mark() ?? document.querySelector("#vote fieldset:last-of-type");
+    const choice = line.querySelector(`input[value=${said}]`);
+    if (choice.checked) send();
+    else choice.click();
   }
 
   function undo() {
@@ -57,15 +64,17 @@
     if (event.ctrlKey || event.metaKey || event.altKey || !judge()) return;
     const said = ANSWERS[event.key];
     const isUndo = event.key === "u" || event.key === "U";
-    if (!said && !isUndo) return;
+    const isSend = event.key === "Enter" && document.getElementById("send") && !event.target.closest("button, input");
+    if (!said && !isUndo && !isSend) return;
     event.preventDefault();
     if (event.repeat) return;
     if (isUndo && ["ready", "done"].includes(judge().dataset.state)) undo();
     if (said && judge().dataset.state === "ready") answer(said);
+    if (isSend && judge().dataset.state === "ready" && !mark()) send();
   });
 
   document.addEventListener("change", (event) => {
-    if (event.target.matches("#vote input[type=radio]") && !mark()) document.getElementById("vote").requestSubmit();
+    if (event.target.matches("#vote input[type=radio]") && !mark()) send();
   });
 
   document.addEventListener("htmx:configRequest", (event) => {
@@ -78,20 +87,15 @@
       sent.set("milliseconds", `${Math.round(performance.now() - began)}`);
       if (judge().dataset.axes === "1") judge().dataset.chosen = sent.get("answer-0") ?? "";
     }
-    say("");
     set("sending");
   });
 
   // whatever did not bring a new pair leaves this one open
   document.addEventListener("htmx:afterRequest", () => {
     if (judge()?.dataset.state === "sending") {
-      delete judge().dataset.chosen;
       set(document.getElementById("vote") ? "ready" : "done");
     }
   });
-  for (const lost of ["htmx:sendError", "htmx:timeout"]) {
-    document.addEventListener(lost, () => say("No connection. Your answer has not arrived: please press again."));
-  }
   document.addEventListener("htmx:load", look);
   look();
 })();
