@@ -80,7 +80,7 @@ def test_known_pairs_come_from_preference_data(unifl, tmp_path):
         (["make", "new"], "there are no pictures"),
         (["make", "new", "--pictures", "nothing"], "nothing has no metadata.jsonl"),
         (["make", "new", "--pictures", "before"], "no prompt has two pictures of two models"),
-        (["make", "new", "--model", "world:pipeline"], "models need prompts to draw"),
+        (["make", "new", "--pictures", "before", "--model", "world:pipeline"], "models need prompts to draw"),
         (["make", "new", "--pictures", "before", "--pictures", "same"], "both have pictures of 'base'"),
         (["make", "new", "--pictures", "before", "--pictures", "long"], "a page shows 10000 at most"),
         (["make", "new", "--pictures", "before", "--pictures", "broken"], "1 of 4 pictures cannot be shown"),

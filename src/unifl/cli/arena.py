@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -89,7 +90,10 @@ def make(
         ),
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="A .txt, .jsonl or .tsv file, for --model.")] = None,
-    count: Annotated[int, typer.Option("--count", "-n", help="For --model: pictures per prompt.", min=1)] = 1,
+    count: Annotated[
+        int | None,
+        typer.Option("--count", "-n", help="For --model: pictures per prompt; 1 by default.", min=1),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="For --model: evaluations per picture.")] = None,
     between: Annotated[
         Literal["models", "samples"],
@@ -103,7 +107,10 @@ def make(
         str | None,
         typer.Option(help="Preference data whose answers are known: who answers them right, looks."),
     ] = None,
-    gold_every: Annotated[int, typer.Option(help="With --gold: every so many pairs is such a one.")] = 10,
+    gold_every: Annotated[
+        int | None,
+        typer.Option(help="With --gold: every so many pairs is such a one; 10 by default.", min=2),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Make an arena from pictures that are there, or that models draw now.
@@ -119,34 +126,51 @@ def make(
         unifl arena make runs/arena --pictures a --pictures b --gold checks.jsonl --gold-every 8
     """
     from unifl.web.arena import ArenaSettings
-    from unifl.web.arena.make import make_arena, named_folders, require_none
+    from unifl.web.arena.gather import require_whole
+    from unifl.web.arena.make import make_arena, named_folders, read_known, require_none
 
     require_none(folder)
+    if not pictures and not models:
+        raise UserError("there are no pictures; name folders by --pictures, or models by --model")
+    for_models = {"--prompts": prompts, "--count": count, "--steps": steps}
+    _require_use(for_models, "models that draw", "--model", models)
+    _require_use({"--gold-every": gold_every}, "pairs whose answer is known", "--gold", gold)
+    if models and not pictures and len(models) == 1 and (between == "models" or not count or count == 1):
+        raise UserError(
+            "one model has nothing to be compared with; name another by --model or --pictures, or compare its own "
+            "pictures by --between samples --count 2"
+        )
     settings = ArenaSettings(
         question=question,
         axes=tuple(axes or ("overall",)),
         overlap=overlap,
-        gold_every=gold_every if gold is not None else 0,
+        gold_every=(gold_every or 10) if gold is not None else 0,
         seed=seed,
     )
-    if not pictures and not models:
-        raise UserError("there are no pictures; name folders by --pictures, or models by --model")
-    drawn: list[str] = []
+    found = named_folders(pictures or ())
+    judged = None if gold is None else read_known(gold, settings.axes)
     if models:
+        require_whole(found, progress=partial(progress_line, "pictures"))
         quiet_libraries()
         from unifl.assembly.arena import draw_models
 
         drawn = draw_models(
-            models, prompts, folder / "drawn", count=count, seed=seed, num_steps=steps, progress=progress_line
+            models,
+            prompts,
+            folder / "drawn",
+            count=count or 1,
+            seed=seed,
+            num_steps=steps,
+            progress=progress_line,
         )
-    found = named_folders([*(pictures or ()), *drawn])
+        found += named_folders(drawn)
     pairs, known = make_arena(
         folder,
         found,
         settings,
         between=between,
         limit=limit,
-        gold=gold,
+        gold=judged,
         progress=partial(progress_line, "pictures"),
     )
     told = f" and {known} whose answer is known" if known else ""
@@ -174,8 +198,15 @@ def import_(
     from unifl.web.arena.make import import_arena, require_none
 
     require_none(folder)
-    votes, pairs = import_arena(folder, data, overlap=overlap, question=question)
-    say(f"{votes} votes on {pairs} pairs: {folder}")
+    found = import_arena(folder, data, overlap=overlap, question=question)
+    say(f"{len(found.votes)} votes on {len(found.pairs)} pairs: {folder}")
+    if found.repeated:
+        say(
+            f"{found.repeated} more rows left out: an arena keeps one vote of each person about a pair, the last one. "
+            "Rows without a user_id count as one person's."
+        )
+    if found.unlabelled:
+        say(f"{found.unlabelled} rows left out: they say nothing of two different pictures.")
 
 
 @arena.command()
@@ -270,10 +301,17 @@ def serve(
     )
 
 
+def _require_use(options: Mapping[str, object], use: str, option: str, given: object) -> None:
+    """Refuse options that would change nothing, because another one is not there."""
+    idle = [name for name, value in options.items() if value is not None]
+    if idle and not given:
+        raise UserError(f"{', '.join(idle)}: only for {use}; give {option} as well, or leave it out")
+
+
 def _show(opened: Arena, axis: str) -> None:
     from rich.table import Table
 
-    from unifl.web.arena.overview import overview, people
+    from unifl.web.arena.overview import overview
 
     found = overview(opened, axis)
     say(f"{found['results'].votes} of {found['wanted']} votes on {axis}")
@@ -295,7 +333,7 @@ def _show(opened: Arena, axis: str) -> None:
         table.add_row(*bar.label, bar.text, bar.note)
     out.print(table)
     table = Table("annotator", "judged", "known pairs right")
-    for one in people(opened, axis):
+    for one in found["people"]:
         table.add_row(
             one.name, f"{one.judged}", "" if one.right is None else f"{one.right:.0%} of {one.known}"
         )

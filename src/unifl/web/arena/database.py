@@ -159,7 +159,7 @@ class Arena:
             UserError: An empty name, or one that is taken.
         """
         if not name.strip():
-            raise UserError("an annotator needs a name")
+            raise UserError("an annotator needs a name; write one")
         token = secrets.token_urlsafe(24)
         try:
             with self._writing() as connection:
@@ -299,8 +299,8 @@ class Arena:
 
         Args:
             annotator: Who.
-            seen: The showing on the page where undo was pressed; None where nothing was left. Where another one is open,
-                that page is behind, as after an answer that got lost, and nothing is taken back.
+            seen: The showing on the page where undo was pressed; None where nothing was left. Where another one is
+                open, that page is behind, as after an answer that got lost, and nothing is taken back.
 
         Returns:
             The pair that is open then; None where there is no vote.
