@@ -44,24 +44,26 @@ def make_arena(tmp_path):
 
 @pytest.fixture
 def serving():
-    """Serve an arena from a thread: `serving(arena)` gives the address."""
+    """Serve an arena from a thread, as the command does: `serving(arena)` gives the address."""
     import uvicorn
 
     from unifl.web.arena.app import make_app
+    from unifl.web.arena.serve import configured
+    from unifl.web.listening import listen
 
     servers = []
 
-    def start(arena, limits=None):
-        config = uvicorn.Config(
-            make_app(arena, limits), port=0, log_level="warning", access_log=False, proxy_headers=False
-        )
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, daemon=True)
+    def start(arena, limits=None, *, proxy=None, **changed):
+        config = configured(make_app(arena, limits), proxy=proxy)
+        for name, value in changed.items():
+            setattr(config, name, value)
+        server, listener = uvicorn.Server(config), listen("127.0.0.1", 0)
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         while not server.started:
             time.sleep(0.01)
         servers.append((server, thread))
-        return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
     yield start
     for server, thread in servers:

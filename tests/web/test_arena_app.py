@@ -63,6 +63,16 @@ def test_below_a_path_of_a_proxy(make_arena):
     assert re.search(r'value="http://testserver/arena/a/[\w-]{32}"', added.text)
 
 
+def test_links_of_the_admin_page_begin_with_the_url_that_is_given(make_arena):
+    arena = make_arena()
+    client = TestClient(make_app(arena, url="https://example.org/arena/"))
+    admin = arena.new_admin()
+    added = client.post(f"/admin/{admin}/people", data={"name": "bob"}).text
+    renewed = client.post(f"/admin/{admin}/people/1/link", data={}).text
+    for page in (added, renewed):
+        assert re.search(r'value="https://example\.org/arena/a/[\w-]{32}"', page)
+
+
 def test_a_later_admin_link_closes_the_earlier_one(make_arena):
     arena = make_arena()
     assert not arena.is_admin() and not arena.is_admin("")

@@ -264,12 +264,12 @@ def serve(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     url: Annotated[
-        str | None, typer.Option(help="What links begin with, where a proxy stands before the arena.")
+        str | None, typer.Option(help="What links begin with: the name by which others reach the arena.")
     ] = None,
     root_path: Annotated[str, typer.Option(help="Path below which the proxy shows it, as /arena.")] = "",
     proxy: Annotated[
         str | None,
-        typer.Option(help="Address of the proxy, whose X-Forwarded headers are then believed."),
+        typer.Option(help="Address or network of the proxy, whose X-Forwarded headers are then believed."),
     ] = None,
     new_admin_link: Annotated[
         bool, typer.Option("--new-admin-link", help="Make another link of the admin page.")
@@ -285,7 +285,7 @@ def serve(
     For example:
 
         unifl arena serve runs/arena --annotator ann --annotator bob
-        unifl arena serve runs/arena --host 0.0.0.0
+        unifl arena serve runs/arena --host 0.0.0.0 --url http://lab.local:8000
         unifl arena serve runs/arena --proxy 127.0.0.1 --root-path /arena --url https://example.org/arena
     """
     require_web()
