@@ -183,7 +183,9 @@ def test_an_answer_that_does_not_arrive_is_told(make_arena, serving, open_page):
     page.context.set_offline(True)
     page.keyboard.press(LEFT)
     page.wait_for_selector("#notice:not(:empty)")
-    assert "No connection. Your answer may not be saved" in page.inner_text("#notice") and not kept(arena)
+    assert "No connection. It may not be saved: please press again" in page.inner_text(
+        "#notice"
+    ) and not kept(arena)
     page.context.set_offline(False)
     page.keyboard.press(LEFT)
     page.wait_for_selector(f"#judge:not([data-shown='{before}'])")

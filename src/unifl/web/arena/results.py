@@ -178,6 +178,8 @@ def _wins(votes: list[Vote], axis: str) -> dict[tuple[str, str], Interval]:
 
 def _ranking(votes: list[Vote], axis: str) -> tuple[Ranking | None, str]:
     between = [vote for vote in votes if vote.models[0] != vote.models[1]]
+    if not between:
+        return None, "no vote compares two models"
     names = sorted({name for vote in between for name in vote.models})
     number = {name: at for at, name in enumerate(names)}
     prompts = {prompt: at for at, prompt in enumerate(dict.fromkeys(vote.prompt for vote in between))}

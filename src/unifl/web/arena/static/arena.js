@@ -3,25 +3,32 @@
 (() => {
   const ANSWERS = { ArrowLeft: "left", 1: "left", ArrowDown: "same", 2: "same", ArrowRight: "right", 3: "right" };
   const PAUSE = 120; // ms; a key that is hit twice must not judge the next pair
+  const AGAIN = 2000; // ms until a picture that did not load is asked for again
   let began = 0;
 
   const judge = () => document.getElementById("judge");
   const say = (text) => { document.getElementById("notice").textContent = text; };
+  const pause = (time) => new Promise((done) => setTimeout(done, time));
+  const seen = (picture) => picture.decode().then(() => true, () => false);
   const set = (state) => { judge().dataset.state = state; };
 
   async function look() {
     const here = judge();
     if (!here || here.dataset.state !== "loading") return;
+    mark();
     const pictures = [...here.querySelectorAll("figure img")];
-    try {
-      await Promise.all(pictures.map((picture) => picture.decode()));
-    } catch {
-      say("A picture did not load. Please reload the page.");
-      return;
+    let failed = false;
+    while (!(await Promise.all(pictures.map(seen))).every(Boolean)) {
+      if (judge() !== here) return;
+      failed = true;
+      say("A picture did not load. It is tried again; if that takes long, please reload the page.");
+      await pause(AGAIN);
+      for (const picture of pictures) if (!picture.naturalWidth) picture.src = picture.src;
     }
     for (const picture of pictures) picture.classList.toggle("small", picture.naturalWidth < 200);
-    await new Promise((done) => setTimeout(done, PAUSE));
+    await pause(PAUSE);
     if (judge() !== here) return;
+    if (failed) say("");
     set("ready");
     mark();
     began = performance.now();

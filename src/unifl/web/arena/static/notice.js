@@ -11,7 +11,7 @@
     detail.shouldSwap = (detail.shouldSwap || placed) && whole;
     detail.isError = !detail.shouldSwap;
   });
-  document.addEventListener("htmx:responseError", ({ detail }) => lost(`The arena did not answer (${detail.xhr.status}).`));
+  document.addEventListener("htmx:responseError", ({ detail }) => lost(`No answer from the arena (${detail.xhr.status}).`));
   for (const failure of ["htmx:sendError", "htmx:timeout"]) {
     document.addEventListener(failure, () => lost("No connection."));
   }
