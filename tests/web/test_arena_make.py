@@ -163,6 +163,7 @@ DRAWN = ("--model", "one=world:pipeline", "--model", "two=world:pipeline", "--pr
 def test_mistakes_are_told_before_anything_is_drawn_or_copied(folder, arguments, message):
     (folder / "prompts.txt").write_text("a cat\na dog\n")
     write(folder, (0, 0.5, NOBODY)), (folder / "votes.jsonl").rename(folder / "ties.jsonl")
+    write(folder, (0, 1.0, NOBODY)), (folder / "votes.jsonl").rename(folder / "clear.jsonl")
     (folder / "cut.png").write_bytes((folder / "after" / "00000_0.png").read_bytes()[:60])
     row = {"prompt": "a cat", "chosen": "cut.png", "rejected": "before/00000_0.png"}
     (folder / "broken.jsonl").write_text(json.dumps(row) + "\n")

@@ -95,6 +95,11 @@ def make_arena(
     """
     require_distinct(candidates)
     pairs = plan_pairs(candidates, between=between, limit=limit, seed=settings.seed)
+    if gold is not None and len(pairs) < settings.gold_every - 1:
+        raise UserError(
+            f"every {settings.gold_every}th pair is one whose answer is known, and there are {len(pairs)} others, so "
+            f"that none would come; ask them more often, every {len(pairs) + 1}th or less (--gold-every)"
+        )
     taken, known = take_in(candidates, folder, progress=progress), []
     if gold is not None:
         known = gold.known(len(taken))
