@@ -60,6 +60,22 @@ def test_from_folders_to_an_export_and_back(unifl, tmp_path):
     imported.close()
 
 
+def test_results_are_told_whatever_people_and_models_are_called(unifl, tmp_path):
+    unifl("make", "arena", "--pictures", "[/b]old=before", "--pictures", "[red]new=after")
+    empty = unifl("results", "arena")
+    assert empty.exit_code == 0 and "no ranks: no vote compares two models" in said(empty), empty.output
+    assert "against" not in empty.output and "annotator" not in empty.output  # no table without rows
+    arena = Arena(tmp_path / "arena")
+    person = arena.annotator(arena.add_annotator("ann [/b]"))
+    while (shown := arena.next(person)) is not None:
+        arena.vote(person, shown.id, {"overall": "left"})
+    arena.close()
+    results = unifl("results", "arena")
+    assert results.exit_code == 0, results.output
+    for name in ("[/b]old", "[red]new", "ann [/b]"):
+        assert name in results.output
+
+
 def test_known_pairs_come_from_preference_data(unifl, tmp_path):
     rows = [{"prompt": "a cat", "chosen": "after/00000_0.png", "rejected": "before/00000_0.png"}]
     (tmp_path / "known.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

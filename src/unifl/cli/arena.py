@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from unifl.cli.arena_results import show_results
 from unifl.cli.arena_serving import open_and_serve, require_web, say
-from unifl.cli.console import interrupted, out, progress_line, quiet_libraries, this_command
+from unifl.cli.console import interrupted, progress_line, quiet_libraries, this_command
 from unifl.errors import UserError
-
-if TYPE_CHECKING:
-    from unifl.web.arena import Arena
 
 arena = typer.Typer(
     no_args_is_help=True,
@@ -226,7 +224,7 @@ def results(
 
     opened = Arena(folder, look_only=True)
     for one in opened.settings.axes if axis is None else (axis,):
-        _show(opened, one)
+        show_results(opened, one)
     opened.close()
 
 
@@ -306,35 +304,3 @@ def _require_use(options: Mapping[str, object], use: str, option: str, given: ob
     idle = [name for name, value in options.items() if value is not None]
     if idle and not given:
         raise UserError(f"{', '.join(idle)}: only for {use}; give {option} as well, or leave it out")
-
-
-def _show(opened: Arena, axis: str) -> None:
-    from rich.table import Table
-
-    from unifl.web.arena.overview import overview
-
-    found = overview(opened, axis)
-    say(f"{found['results'].votes} of {found['wanted']} votes on {axis}")
-    agreement = found["results"].agreement
-    say(
-        "agreement: no pair has two votes"
-        if agreement is None
-        else f"agreement: {agreement:.3f} (Krippendorff's alpha)"
-    )
-    if found["ranks"]:
-        table = Table("model", "Elo", "95 % interval")
-        for bar in found["ranks"]:
-            table.add_row(*bar.label, bar.text, bar.note)
-        out.print(table)
-    else:
-        say(f"no ranks: {found['results'].unranked}")
-    table = Table("model", "against", "wins", "95 % interval")
-    for bar in found["wins"]:
-        table.add_row(*bar.label, bar.text, bar.note)
-    out.print(table)
-    table = Table("annotator", "judged", "known pairs right")
-    for one in found["people"]:
-        table.add_row(
-            one.name, f"{one.judged}", "" if one.right is None else f"{one.right:.0%} of {one.known}"
-        )
-    out.print(table)
