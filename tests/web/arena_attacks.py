@@ -188,6 +188,28 @@ FILES = {
 """File names in metadata.jsonl, and what making an arena says."""
 
 
+@dataclass(frozen=True)
+class Served:
+    """What is tried on a server, with the words for what comes of it; tests/web/test_arena_served.py does it."""
+
+    kind: str
+    tried: str
+    got: str
+
+
+SERVED = [
+    Served("connection", "half a body, and a byte now and then", "408 after 10 s, and closed"),
+    Served("connection", "half a body of what is refused without it", "the refusal, and closed"),
+    Served("connection", "a GET with half a body", "its answer; closed after 10 s"),
+    Served("connection", "half a head, and a byte now and then", "closed after 10 s"),
+    Served("connection", "nothing", "closed after 10 s"),
+    Served("proxy", "the 61 with another X-Forwarded-For each time, without `--proxy`", "429"),
+    Served("proxy", "the same from an address that `--proxy` does not name", "429"),
+    Served("proxy", "addresses that a client writes before the one that the proxy adds", "429"),
+]
+"""Sockets and headers of a server in a process."""
+
+
 def table() -> str:
     """The table of the docs."""
     rows = ["| what | tried | got |", "|---|---|---|"]
@@ -197,8 +219,8 @@ def table() -> str:
     rows += [
         "| rate | 61 tokens of nobody in 20 s from one address | 429, Retry-After; links that exist still open |",
         "| rate | 601 requests in 20 s with one token | 429, Retry-After; other tokens are served |",
-        "| rate | the same with another X-Forwarded-For each time | the same, unless `--proxy` believes it |",
     ]
+    rows += [f"| {one.kind} | {one.tried} | {one.got} |" for one in SERVED]
     return "\n".join(rows) + "\n"
 
 

@@ -1,8 +1,10 @@
-"""Arenas with pictures whose colour tells the model, and servers around them."""
+"""Arenas with pictures whose colour tells the model, servers around them, and browsers before these."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import sys
 import threading
 import time
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # for arena_pictures and arena_attacks
+sys.path.insert(0, str(Path(__file__).parent))  # for arena_pictures and others
 
 from arena_pictures import draw
 
@@ -42,26 +44,60 @@ def make_arena(tmp_path):
 
 @pytest.fixture
 def serving():
-    """Serve an arena from a thread: `serving(arena)` gives the address."""
+    """Serve an arena from a thread, as the command does: `serving(arena)` gives the address."""
     import uvicorn
 
     from unifl.web.arena.app import make_app
+    from unifl.web.arena.serve import configured
+    from unifl.web.listening import listen
 
     servers = []
 
-    def start(arena, limits=None):
-        config = uvicorn.Config(
-            make_app(arena, limits), port=0, log_level="warning", access_log=False, proxy_headers=False
-        )
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, daemon=True)
+    def start(arena, limits=None, *, proxy=None, **changed):
+        config = configured(make_app(arena, limits), proxy=proxy)
+        for name, value in changed.items():
+            setattr(config, name, value)
+        server, listener = uvicorn.Server(config), listen("127.0.0.1", 0)
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         while not server.started:
             time.sleep(0.01)
         servers.append((server, thread))
-        return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
     yield start
     for server, thread in servers:
         server.should_exit = True
         thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open an address in a browser context of its own; whatever the console complains about fails the test."""
+    contexts, complaints = [], []
+
+    def open_(url, **options):
+        contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options}))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(10_000)
+        page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(f"{error}"))
+        page.goto(url)
+        return page
+
+    open_.complaints = complaints
+    yield open_
+    for context in contexts:
+        context.close()
+    assert not complaints

@@ -29,8 +29,11 @@ def test_without_scripts_the_page_works_by_forms(make_arena):
     client, token = opened(arena), arena.add_annotator("ann")
     answer = vote(client, token)
     assert answer.status_code == 303 and answer.headers["location"] == f"/a/{token}"
-    assert client.post(f"/a/{token}/undo").status_code == 303 and not list(read_votes(arena))
     vote(client, token)
+    open_now = re.search(r'name="shown" value="(\d*)"', client.get(f"/a/{token}").text)[1]
+    for _ in range(2):  # sent again, it takes nothing more back
+        assert client.post(f"/a/{token}/undo", data={"shown": open_now}).status_code == 303
+    assert len(list(read_votes(arena))) == 1
     vote(client, token)
     assert "That was all" in client.get(f"/a/{token}").text
 
@@ -58,6 +61,16 @@ def test_below_a_path_of_a_proxy(make_arena):
     admin = arena.new_admin()
     added = client.post(f"/arena/admin/{admin}/people", data={"name": "bob"})
     assert re.search(r'value="http://testserver/arena/a/[\w-]{32}"', added.text)
+
+
+def test_links_of_the_admin_page_begin_with_the_url_that_is_given(make_arena):
+    arena = make_arena()
+    client = TestClient(make_app(arena, url="https://example.org/arena/"))
+    admin = arena.new_admin()
+    added = client.post(f"/admin/{admin}/people", data={"name": "bob"}).text
+    renewed = client.post(f"/admin/{admin}/people/1/link", data={}).text
+    for page in (added, renewed):
+        assert re.search(r'value="https://example\.org/arena/a/[\w-]{32}"', page)
 
 
 def test_a_later_admin_link_closes_the_earlier_one(make_arena):

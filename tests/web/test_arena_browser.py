@@ -2,89 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import re
-import shutil
 
 import pytest
-from arena_pictures import COLOURS
-from PIL import Image
+from arena_browsing import LEFT, READY, RIGHT, SAME, kept, press, seen, shown
 
 from unifl.data.preferences import read_preferences
 from unifl.web.arena.results import export_votes, read_votes
 
 pytestmark = pytest.mark.browser
-
-LEFT, SAME, RIGHT = "ArrowLeft", "ArrowDown", "ArrowRight"
-READY = "#judge[data-state=ready]"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def open_page(browser):
-    """Open an address in a browser context of its own; whatever the console complains about fails the test."""
-    contexts, complaints = [], []
-
-    def open_(url, **options):
-        contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options}))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(10_000)
-        page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
-        page.on("pageerror", lambda error: complaints.append(f"{error}"))
-        page.goto(url)
-        return page
-
-    open_.complaints = complaints
-    yield open_
-    for context in contexts:
-        context.close()
-    assert not complaints
-
-
-def seen(page):
-    """The models on the left and on the right, by the colours that are shown."""
-    page.wait_for_selector(READY)
-    found = []
-    for side in ("left", "right"):
-        source = page.get_attribute(f"#{side} img", "src")
-        content = page.request.get(page.url.split("/a/")[0] + source).body()
-        colour = Image.open(io.BytesIO(content)).getpixel((1, 1))
-        found.append(next(model for model, known in COLOURS.items() if known == colour))
-    return tuple(found)
-
-
-def shown(page):
-    page.wait_for_selector(READY)
-    return page.get_attribute("#judge", "data-shown")
-
-
-def press(page, key):
-    """Press a key, and wait until the pair is another one, or all is done."""
-    before = shown(page)
-    page.keyboard.press(key)
-    page.wait_for_selector(f"{READY}:not([data-shown='{before}']), #judge[data-state=done]", state="attached")
-
-
-def kept(arena):
-    """Votes as (prompt, model that won or None)."""
-    winner = {1.0: 0, 0.0: 1}
-    return [
-        (vote.prompt, vote.models[winner[value]] if value in winner else None)
-        for vote in read_votes(arena)
-        for value in vote.answers.values()
-    ]
 
 
 def test_judging_by_keyboard_is_what_the_export_says(make_arena, serving, open_page, tmp_path):
@@ -256,7 +183,9 @@ def test_an_answer_that_does_not_arrive_is_told(make_arena, serving, open_page):
     page.context.set_offline(True)
     page.keyboard.press(LEFT)
     page.wait_for_selector("#notice:not(:empty)")
-    assert "has not arrived" in page.inner_text("#notice") and not kept(arena)
+    assert "No connection. It may not be saved: please press again" in page.inner_text(
+        "#notice"
+    ) and not kept(arena)
     page.context.set_offline(False)
     page.keyboard.press(LEFT)
     page.wait_for_selector(f"#judge:not([data-shown='{before}'])")

@@ -14,7 +14,7 @@ import pytest
 from arena_pictures import draw
 from typer.testing import CliRunner
 
-from unifl.cli import app
+from unifl.cli import app, arena_serving
 from unifl.web.arena import Arena, read_results
 from unifl.web.arena.gather import LONGEST_PROMPT
 
@@ -60,6 +60,22 @@ def test_from_folders_to_an_export_and_back(unifl, tmp_path):
     imported.close()
 
 
+def test_results_are_told_whatever_people_and_models_are_called(unifl, tmp_path):
+    unifl("make", "arena", "--pictures", "[/b]old=before", "--pictures", "[red]new=after")
+    empty = unifl("results", "arena")
+    assert empty.exit_code == 0 and "no ranks: no vote compares two models" in said(empty), empty.output
+    assert "against" not in empty.output and "annotator" not in empty.output  # no table without rows
+    arena = Arena(tmp_path / "arena")
+    person = arena.annotator(arena.add_annotator("ann [/b]"))
+    while (shown := arena.next(person)) is not None:
+        arena.vote(person, shown.id, {"overall": "left"})
+    arena.close()
+    results = unifl("results", "arena")
+    assert results.exit_code == 0, results.output
+    for name in ("[/b]old", "[red]new", "ann [/b]"):
+        assert name in results.output
+
+
 def test_known_pairs_come_from_preference_data(unifl, tmp_path):
     rows = [{"prompt": "a cat", "chosen": "after/00000_0.png", "rejected": "before/00000_0.png"}]
     (tmp_path / "known.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -80,7 +96,7 @@ def test_known_pairs_come_from_preference_data(unifl, tmp_path):
         (["make", "new"], "there are no pictures"),
         (["make", "new", "--pictures", "nothing"], "nothing has no metadata.jsonl"),
         (["make", "new", "--pictures", "before"], "no prompt has two pictures of two models"),
-        (["make", "new", "--model", "world:pipeline"], "models need prompts to draw"),
+        (["make", "new", "--pictures", "before", "--model", "world:pipeline"], "models need prompts to draw"),
         (["make", "new", "--pictures", "before", "--pictures", "same"], "both have pictures of 'base'"),
         (["make", "new", "--pictures", "before", "--pictures", "long"], "a page shows 10000 at most"),
         (["make", "new", "--pictures", "before", "--pictures", "broken"], "1 of 4 pictures cannot be shown"),
@@ -88,7 +104,13 @@ def test_known_pairs_come_from_preference_data(unifl, tmp_path):
         (["serve", "nothing"], "holds no arena"),
         (["serve", "there", "--port", "PORT"], "another program has it"),
         (["serve", "there", "--root-path", "arena/"], "begins with a slash"),
-        (["results", "there", "--axis", "colour"], "asks for overall, not for 'colour'"),
+        (["serve", "there", "--url", "example.org/arena"], "begins with http:// or https://"),
+        (["serve", "there", "--proxy", "nginx"], "give the address from which the proxy connects"),
+        (
+            ["serve", "there", "--annotator", "ann", "--annotator", " "],
+            "an --annotator has no name; write one",
+        ),
+        (["results", "there", "--axis", "colour"], "asks for overall, not for 'colour'; name one of these"),
         (["export", "there", "."], "is a folder; name a file"),
         (["import", "new", "nothing.jsonl"], "nothing.jsonl"),
     ],
@@ -104,6 +126,9 @@ def test_wrong_use_is_one_line(unifl, tmp_path, arguments, message):
         result = unifl(*(port if word == "PORT" else word for word in arguments))
     assert result.exit_code == 2 and message in said(result), result.output
     assert said(result).count("error:") == 1
+    there = Arena(tmp_path / "there", look_only=True)
+    assert not there.rows("SELECT name FROM annotators") and not there.is_admin()  # no link is lost
+    there.close()
 
 
 def test_pictures_that_are_gone_stop_the_server_before_it_starts(unifl, tmp_path):
@@ -115,33 +140,69 @@ def test_pictures_that_are_gone_stop_the_server_before_it_starts(unifl, tmp_path
     assert result.exit_code == 2 and "2 of 4 pictures cannot be shown" in said(result), result.output
 
 
-def test_serving_prints_links_once(unifl, tmp_path):
-    unifl("make", "arena", "--pictures", "before", "--pictures", "after")
-    command = [sys.executable, "-m", "unifl.cli", "arena", "serve", "arena", "--port", "0"]
+@pytest.fixture
+def start(unifl, tmp_path):
+    """Serve an arena by the command: `start("--annotator", "ann")` gives the process and what it printed."""
+    assert unifl("make", "arena", "--pictures", "before", "--pictures", "after").exit_code == 0
+    started = []
 
-    def start():
-        process = subprocess.Popen(
-            [*command, "--annotator", "ann"], stdout=subprocess.PIPE, text=True, cwd=tmp_path
-        )
+    def begin(*arguments, last="The arena is at"):
+        command = [sys.executable, "-m", "unifl.cli", "arena", "serve", "arena", "--port", "0", *arguments]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+        started.append(process)
         lines = []
-        while not lines or not lines[-1].startswith("The arena is at"):
+        while not lines or not lines[-1].startswith(last):
             lines.append(process.stdout.readline())
             assert lines[-1], lines
         return process, "".join(lines)
 
-    process, printed = start()
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=20)
+
+
+def test_serving_prints_links_once(start, tmp_path):
+    process, printed = start("--annotator", "ann")
     links = dict(re.findall(r"^(ann|admin page): (http\S+)$", printed, flags=re.M))
     assert links.keys() == {"ann", "admin page"}
     for link in links.values():
         answer = httpx.get(link)
         assert answer.status_code == 200 and "server" not in answer.headers
-    second = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    second = subprocess.run(
+        [sys.executable, "-m", "unifl.cli", "arena", "serve", "arena"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
     assert second.returncode == 2 and "another process has the arena" in second.stderr
     process.send_signal(signal.SIGINT)
     assert "stopped; every vote is in arena" in process.communicate(timeout=20)[0]
-    process, printed = start()
+    _, printed = start("--annotator", "ann")
     assert "http" not in printed.partition("The arena is at")[0] and "ann has a link already" in printed
     port = re.search(r":(\d+);", printed)[1]
     assert httpx.get(re.sub(r":\d+/", f":{port}/", links["ann"])).status_code == 200
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+
+
+def test_links_for_other_machines_have_an_address_that_these_can_reach(start):
+    _, printed = start("--host", "0.0.0.0", last="Where others")
+    link = re.search(r"^annotator 1: (\S+)$", printed, flags=re.M)[1]
+    assert "0.0.0.0" not in printed and "give it by --url" in printed
+    assert httpx.get(link, trust_env=False).status_code == 200
+
+
+def test_a_machine_without_a_network_goes_by_its_name(monkeypatch):
+    def unreachable(self, address):
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(socket, "socket", type("Alone", (socket.socket,), {"connect": unreachable}))
+    assert arena_serving._name("0.0.0.0") == socket.gethostname()
+    assert arena_serving._name("::1") == "[::1]" and arena_serving._name("lab.local") == "lab.local"
+
+
+def test_links_begin_with_the_url_that_is_given(start):
+    _, printed = start("--annotator", "ann", "--url", "https://example.org/arena/", last="The arena is at")
+    links = re.findall(r"https://\S+", printed)
+    assert len(links) == 3 and all(link.startswith("https://example.org/arena") for link in links)
+    assert "/arena//" not in printed

@@ -134,21 +134,24 @@ def test_a_reload_shows_the_same_pair_and_a_vote_sent_twice_counts_once(make):
 def test_undo_opens_the_last_pair_again(make):
     arena = make(prompts=2)
     ann = join(arena, "ann")
-    assert arena.undo(ann) is None
+    assert arena.undo(ann, None) is None
     seen = []
     for answer in ("left", "right", "same"):
         seen.append(arena.next(ann))
         arena.vote(ann, seen[-1].id, {"overall": answer})
     waiting = arena.next(ann)
-    again = arena.undo(ann)
+    again = arena.undo(ann, waiting.id)
     assert (again.id, again.left, again.right, again.done) == (seen[2].id, seen[2].left, seen[2].right, 2)
     assert arena.next(ann).id == again.id
-    assert arena.undo(ann).id == seen[1].id and arena.next(ann).id == seen[1].id  # and once more
+    assert arena.undo(ann, again.id).id == seen[1].id and arena.next(ann).id == seen[1].id  # and once more
+    for behind in (again.id, waiting.id, None):  # a page that did not get the answer
+        assert arena.undo(ann, behind).id == seen[1].id
     assert len(list(read_votes(arena))) == 1
     count = judge_all(arena, ann, better)
     assert count == 5 and len(list(read_votes(arena))) == 6  # what was waiting came again
     assert waiting.id in {row[0] for row in arena.rows("SELECT id FROM shown WHERE state = 'judged'")}
     assert arena.next(ann) is None
+    assert arena.undo(ann, None).done == 5  # from the page that says that all is done
 
 
 def test_what_is_left_lying_goes_to_somebody_else(make, monkeypatch):
@@ -213,7 +216,10 @@ def test_ranks_agreement_and_several_axes(make):
 
 def test_too_few_votes_give_no_ranks_but_a_reason(make):
     arena = make()
-    assert "two or more models" in read_results(arena).unranked and read_results(arena).agreement is None
+    assert (
+        read_results(arena).unranked == "no vote compares two models"
+        and read_results(arena).agreement is None
+    )
     judge_all(arena, join(arena, "ann"), better)
     assert "won or lost every comparison" in read_results(arena).unranked
 

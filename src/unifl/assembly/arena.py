@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from unifl.assembly import world_names
 from unifl.assembly.generate import generate_pictures
+from unifl.assembly.locate import locate_model
 from unifl.assembly.open_model import Opened, open_model
 from unifl.data import load_prompts
 from unifl.errors import UserError
@@ -42,19 +45,37 @@ def draw_models(
         NAME=FOLDER for each.
 
     Raises:
-        UserError: No prompts, or a model that cannot be opened.
+        UserError: No prompts, two models of one name, or a model that cannot be opened.
     """
     if prompts is None:
         raise UserError("models need prompts to draw; name a .txt, .jsonl or .tsv file by --prompts")
     texts, found = load_prompts(prompts), []
-    for number, text in enumerate(models):
-        name, equals, path = text.partition("=")
-        opened = open_model(path if equals else text, num_steps=num_steps)
-        label = name if equals else opened.name
+    for label, model in _named(models).items():
+        # what an earlier call drew is this model's only where nothing was asked differently
+        asked = json.dumps([model, texts, count, seed, num_steps])
         place = draw_for_arena(
-            opened, texts, folder / f"{number}", count=count, seed=seed, progress=partial(progress, label)
+            open_model(model, num_steps=num_steps),
+            texts,
+            folder / hashlib.sha256(asked.encode()).hexdigest()[:12],
+            count=count,
+            seed=seed,
+            progress=partial(progress, label),
         )
         found.append(f"{label}={place}")
+    return found
+
+
+def _named(models: Sequence[str]) -> dict[str, str]:
+    """Models by what they are called."""
+    found: dict[str, str] = {}
+    for text in models:
+        name, equals, model = text.partition("=")
+        label, model = (name, model) if equals else (locate_model(text).name, text)
+        if label in found:
+            raise UserError(
+                f"{found[label]} and {model} are both called {label!r}; give them names, as in --model before=MODEL"
+            )
+        found[label] = model
     return found
 
 

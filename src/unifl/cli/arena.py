@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from unifl.cli.arena_results import show_results
 from unifl.cli.arena_serving import open_and_serve, require_web, say
-from unifl.cli.console import interrupted, out, progress_line, quiet_libraries, this_command
+from unifl.cli.console import interrupted, progress_line, quiet_libraries, this_command
 from unifl.errors import UserError
-
-if TYPE_CHECKING:
-    from unifl.web.arena import Arena
 
 arena = typer.Typer(
     no_args_is_help=True,
@@ -89,7 +88,10 @@ def make(
         ),
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="A .txt, .jsonl or .tsv file, for --model.")] = None,
-    count: Annotated[int, typer.Option("--count", "-n", help="For --model: pictures per prompt.", min=1)] = 1,
+    count: Annotated[
+        int | None,
+        typer.Option("--count", "-n", help="For --model: pictures per prompt; 1 by default.", min=1),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="For --model: evaluations per picture.")] = None,
     between: Annotated[
         Literal["models", "samples"],
@@ -103,7 +105,10 @@ def make(
         str | None,
         typer.Option(help="Preference data whose answers are known: who answers them right, looks."),
     ] = None,
-    gold_every: Annotated[int, typer.Option(help="With --gold: every so many pairs is such a one.")] = 10,
+    gold_every: Annotated[
+        int | None,
+        typer.Option(help="With --gold: every so many pairs is such a one; 10 by default.", min=2),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Make an arena from pictures that are there, or that models draw now.
@@ -119,34 +124,51 @@ def make(
         unifl arena make runs/arena --pictures a --pictures b --gold checks.jsonl --gold-every 8
     """
     from unifl.web.arena import ArenaSettings
-    from unifl.web.arena.make import make_arena, named_folders, require_none
+    from unifl.web.arena.gather import require_whole
+    from unifl.web.arena.make import make_arena, named_folders, read_known, require_none
 
     require_none(folder)
+    if not pictures and not models:
+        raise UserError("there are no pictures; name folders by --pictures, or models by --model")
+    for_models = {"--prompts": prompts, "--count": count, "--steps": steps}
+    _require_use(for_models, "models that draw", "--model", models)
+    _require_use({"--gold-every": gold_every}, "pairs whose answer is known", "--gold", gold)
+    if models and not pictures and len(models) == 1 and (between == "models" or not count or count == 1):
+        raise UserError(
+            "one model has nothing to be compared with; name another by --model or --pictures, or compare its own "
+            "pictures by --between samples --count 2"
+        )
     settings = ArenaSettings(
         question=question,
         axes=tuple(axes or ("overall",)),
         overlap=overlap,
-        gold_every=gold_every if gold is not None else 0,
+        gold_every=(gold_every or 10) if gold is not None else 0,
         seed=seed,
     )
-    if not pictures and not models:
-        raise UserError("there are no pictures; name folders by --pictures, or models by --model")
-    drawn: list[str] = []
+    found = named_folders(pictures or ())
+    judged = None if gold is None else read_known(gold, settings.axes)
     if models:
+        require_whole(found, progress=partial(progress_line, "pictures"))
         quiet_libraries()
         from unifl.assembly.arena import draw_models
 
         drawn = draw_models(
-            models, prompts, folder / "drawn", count=count, seed=seed, num_steps=steps, progress=progress_line
+            models,
+            prompts,
+            folder / "drawn",
+            count=count or 1,
+            seed=seed,
+            num_steps=steps,
+            progress=progress_line,
         )
-    found = named_folders([*(pictures or ()), *drawn])
+        found += named_folders(drawn)
     pairs, known = make_arena(
         folder,
         found,
         settings,
         between=between,
         limit=limit,
-        gold=gold,
+        gold=judged,
         progress=partial(progress_line, "pictures"),
     )
     told = f" and {known} whose answer is known" if known else ""
@@ -174,8 +196,15 @@ def import_(
     from unifl.web.arena.make import import_arena, require_none
 
     require_none(folder)
-    votes, pairs = import_arena(folder, data, overlap=overlap, question=question)
-    say(f"{votes} votes on {pairs} pairs: {folder}")
+    found = import_arena(folder, data, overlap=overlap, question=question)
+    say(f"{len(found.votes)} votes on {len(found.pairs)} pairs: {folder}")
+    if found.repeated:
+        say(
+            f"{found.repeated} more rows left out: an arena keeps one vote of each person about a pair, the last one. "
+            "Rows without a user_id count as one person's."
+        )
+    if found.unlabelled:
+        say(f"{found.unlabelled} rows left out: they say nothing of two different pictures.")
 
 
 @arena.command()
@@ -195,7 +224,7 @@ def results(
 
     opened = Arena(folder, look_only=True)
     for one in opened.settings.axes if axis is None else (axis,):
-        _show(opened, one)
+        show_results(opened, one)
     opened.close()
 
 
@@ -233,12 +262,12 @@ def serve(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     url: Annotated[
-        str | None, typer.Option(help="What links begin with, where a proxy stands before the arena.")
+        str | None, typer.Option(help="What links begin with: the name by which others reach the arena.")
     ] = None,
     root_path: Annotated[str, typer.Option(help="Path below which the proxy shows it, as /arena.")] = "",
     proxy: Annotated[
         str | None,
-        typer.Option(help="Address of the proxy, whose X-Forwarded headers are then believed."),
+        typer.Option(help="Address or network of the proxy, whose X-Forwarded headers are then believed."),
     ] = None,
     new_admin_link: Annotated[
         bool, typer.Option("--new-admin-link", help="Make another link of the admin page.")
@@ -254,7 +283,7 @@ def serve(
     For example:
 
         unifl arena serve runs/arena --annotator ann --annotator bob
-        unifl arena serve runs/arena --host 0.0.0.0
+        unifl arena serve runs/arena --host 0.0.0.0 --url http://lab.local:8000
         unifl arena serve runs/arena --proxy 127.0.0.1 --root-path /arena --url https://example.org/arena
     """
     require_web()
@@ -270,33 +299,8 @@ def serve(
     )
 
 
-def _show(opened: Arena, axis: str) -> None:
-    from rich.table import Table
-
-    from unifl.web.arena.overview import overview, people
-
-    found = overview(opened, axis)
-    say(f"{found['results'].votes} of {found['wanted']} votes on {axis}")
-    agreement = found["results"].agreement
-    say(
-        "agreement: no pair has two votes"
-        if agreement is None
-        else f"agreement: {agreement:.3f} (Krippendorff's alpha)"
-    )
-    if found["ranks"]:
-        table = Table("model", "Elo", "95 % interval")
-        for bar in found["ranks"]:
-            table.add_row(*bar.label, bar.text, bar.note)
-        out.print(table)
-    else:
-        say(f"no ranks: {found['results'].unranked}")
-    table = Table("model", "against", "wins", "95 % interval")
-    for bar in found["wins"]:
-        table.add_row(*bar.label, bar.text, bar.note)
-    out.print(table)
-    table = Table("annotator", "judged", "known pairs right")
-    for one in people(opened, axis):
-        table.add_row(
-            one.name, f"{one.judged}", "" if one.right is None else f"{one.right:.0%} of {one.known}"
-        )
-    out.print(table)
+def _require_use(options: Mapping[str, object], use: str, option: str, given: object) -> None:
+    """Refuse options that would change nothing, because another one is not there."""
+    idle = [name for name, value in options.items() if value is not None]
+    if idle and not given:
+        raise UserError(f"{', '.join(idle)}: only for {use}; give {option} as well, or leave it out")

@@ -55,9 +55,10 @@ def this_command() -> str:
 def progress_line(text: str, done: int, total: int) -> None:
     """Show how far something is, in place on a terminal and only at its end elsewhere."""
     if err.is_terminal:
-        err.print(f"\r{text}: {done}/{total}", end="\n" if done >= total else "", highlight=False)
+        end = "\n" if done >= total else ""
+        err.print(f"\r{text}: {done}/{total}", end=end, highlight=False, markup=False)
     elif done >= total:
-        err.print(f"{text}: {total} pictures", highlight=False)
+        err.print(f"{text}: {total} pictures", highlight=False, markup=False)
 
 
 def write_json(found: Any, path: Path) -> None:

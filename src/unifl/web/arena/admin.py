@@ -17,8 +17,8 @@ from unifl.web.arena.results import vote_rows
 _LONGEST_NAME = 80
 
 
-def admin_routes(arena: Arena, door: Door) -> APIRouter:
-    """Paths below the link of the admin page."""
+def admin_routes(arena: Arena, door: Door, url: str | None) -> APIRouter:
+    """Paths below the link of the admin page; links that it makes begin with a URL where one is given."""
     router = APIRouter()
 
     def shown(request: Request, token: str, *, name: str = "", link: str = "") -> Response:
@@ -32,7 +32,7 @@ def admin_routes(arena: Arena, door: Door) -> APIRouter:
         return page(request, "people.html" if by_htmx(request) else "admin.html", values)
 
     def link(request: Request, secret: str) -> str:
-        return f"{request.base_url}a/{secret}"
+        return f"{url or request.base_url}".rstrip("/") + f"/a/{secret}"
 
     @router.get("")
     def show(request: Request, token: str) -> Response:

@@ -25,12 +25,13 @@ _SAID = {
 _NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 
-def make_app(arena: Arena, limits: Limits | None = None) -> ASGIApp:
+def make_app(arena: Arena, limits: Limits | None = None, *, url: str | None = None) -> ASGIApp:
     """The app around an open arena.
 
     Args:
         arena: Stays open as long as the app runs.
         limits: On what one may ask.
+        url: What links of annotators begin with; None takes what the admin page was opened under.
 
     Raises:
         UserError: htmx is not installed.
@@ -40,7 +41,7 @@ def make_app(arena: Arena, limits: Limits | None = None) -> ASGIApp:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     door = Door(arena, limits)
     app.include_router(judging_routes(arena, door), prefix="/a/{token}")
-    app.include_router(admin_routes(arena, door), prefix="/admin/{token}")
+    app.include_router(admin_routes(arena, door, url), prefix="/admin/{token}")
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(UserError, _wrong)
     app.add_exception_handler(sqlite3.Error, _disk)

@@ -159,7 +159,7 @@ class Arena:
             UserError: An empty name, or one that is taken.
         """
         if not name.strip():
-            raise UserError("an annotator needs a name")
+            raise UserError("an annotator needs a name; write one")
         token = secrets.token_urlsafe(24)
         try:
             with self._writing() as connection:
@@ -238,11 +238,9 @@ class Arena:
     def next(self, annotator: Annotator) -> Shown | None:
         """The pair to judge now: the one that is open, as after a reload, or a new one; None when all is done."""
         with self._writing() as connection:
-            row = connection.execute(
-                "SELECT id FROM shown WHERE annotator = ? AND state = 'open' ORDER BY id LIMIT 1",
-                (annotator.id,),
-            ).fetchone()
-            number = row[0] if row is not None else give(connection, self.settings, annotator.id)
+            number = _open(connection, annotator)
+            if number is None:
+                number = give(connection, self.settings, annotator.id)
             return None if number is None else self._shown(connection, annotator, number)
 
     def vote(
@@ -296,9 +294,21 @@ class Arena:
             )
             return True
 
-    def undo(self, annotator: Annotator) -> Shown | None:
-        """Take back the last vote, whose pair is open again; None where there is none."""
+    def undo(self, annotator: Annotator, seen: int | None) -> Shown | None:
+        """Take back the last vote, whose pair is open again.
+
+        Args:
+            annotator: Who.
+            seen: The showing on the page where undo was pressed; None where nothing was left. Where another one is
+                open, that page is behind, as after an answer that got lost, and nothing is taken back.
+
+        Returns:
+            The pair that is open then; None where there is no vote.
+        """
         with self._writing() as connection:
+            now = _open(connection, annotator)
+            if now not in (None, seen):
+                return self._shown(connection, annotator, now)
             row = connection.execute(
                 "SELECT votes.id, shown.id FROM votes JOIN shown ON shown.id = votes.shown "
                 "WHERE shown.annotator = ? AND withdrawn = 0 ORDER BY votes.id DESC LIMIT 1",
@@ -363,6 +373,14 @@ class Arena:
         ).fetchone()
         (done,) = connection.execute(JUDGED, (annotator.id,)).fetchone()
         return Shown(id=number, prompt=prompt, left=left, right=right, done=done, left_over=rest + 1)
+
+
+def _open(connection: sqlite3.Connection, annotator: Annotator) -> int | None:
+    """What was shown to somebody and waits for their vote."""
+    row = connection.execute(
+        "SELECT id FROM shown WHERE annotator = ? AND state = 'open' ORDER BY id LIMIT 1", (annotator.id,)
+    ).fetchone()
+    return None if row is None else int(row[0])
 
 
 def _of_first(value: float, swapped: int) -> float:

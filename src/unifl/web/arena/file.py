@@ -66,6 +66,9 @@ def read_settings(connection: sqlite3.Connection, path: Path) -> ArenaSettings:
         raise UserError(f"{path} holds no arena ({error}); restore it from a copy") from error
     if about.get("format") != FORMAT:
         connection.close()
-        raise UserError(f"{path} has format {about.get('format')}, and this version reads {FORMAT}")
+        raise UserError(
+            f"{path} has format {about.get('format')}, and this version of unifl reads {FORMAT}; open it with the "
+            "version that made it, or make another arena"
+        )
     given = about["settings"]
     return ArenaSettings(**{**given, "axes": tuple(given["axes"])})

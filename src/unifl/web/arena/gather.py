@@ -95,6 +95,21 @@ def require_distinct(candidates: Sequence[Candidate]) -> None:
             )
 
 
+def require_whole(
+    candidates: Sequence[Candidate], *, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Look at every picture before anything is done with them.
+
+    Args:
+        candidates: With their places on this machine.
+        progress: Called with (pictures done, pictures).
+
+    Raises:
+        UserError: Some are missing or broken.
+    """
+    _require_whole([Path(one.file) for one in candidates], "replace them, or take their rows out", progress)
+
+
 def take_in(
     candidates: Sequence[Candidate], arena: Path, *, progress: Callable[[int, int], None] | None = None
 ) -> list[Candidate]:
@@ -108,7 +123,7 @@ def take_in(
     Raises:
         UserError: Pictures that are missing or broken, or no room for them.
     """
-    _require_whole([Path(one.file) for one in candidates], "replace them, or take their rows out", progress)
+    require_whole(candidates, progress=progress)
     inside = arena.resolve()
     outside = [one for one in candidates if not Path(one.file).is_relative_to(inside)]
     require_free_space(arena, sum(Path(one.file).stat().st_size for one in outside))

@@ -46,10 +46,10 @@ def judging_routes(arena: Arena, door: Door) -> APIRouter:
         return await run_in_threadpool(_vote, request, arena, annotator, token, form)
 
     @router.post("/undo")
-    def undo(request: Request, token: str) -> Response:
-        annotator = door.annotator(request, token)
-        arena.undo(annotator)
-        return _judged(request, arena, annotator, token)
+    async def undo(request: Request, token: str) -> Response:
+        annotator = await run_in_threadpool(door.annotator, request, token)
+        form = await _form(request)
+        return await run_in_threadpool(_undo, request, arena, annotator, token, form)
 
     return router
 
@@ -66,6 +66,14 @@ def _vote(
         )
     except UserError as error:
         return _judged(request, arena, annotator, token, said=f"{error}", status=409)
+    return _judged(request, arena, annotator, token)
+
+
+def _undo(
+    request: Request, arena: Arena, annotator: Annotator, token: str, form: Mapping[str, str]
+) -> Response:
+    seen = form.get("shown", "")
+    arena.undo(annotator, _number(seen) if seen else None)
     return _judged(request, arena, annotator, token)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,9 +69,8 @@ class Bar:
     high: float
 
 
-def people(arena: Arena, axis: str) -> list[Person]:
+def _people(arena: Arena, right: Mapping[str, tuple[float, int]]) -> list[Person]:
     """Everybody, in the order in which they came."""
-    right = read_results(arena, axis).right
     found = []
     for number, name, judged, _ in arena.rows(_FIGURES):
         paces = [row[0] for row in arena.rows(_PACE, (number,))]
@@ -100,7 +100,7 @@ def overview(arena: Arena, axis: str) -> dict[str, Any]:
         "models": models,
         "wins": [_share(names, wins) for names, wins in results.wins.items()],
         "ranks": _ranks(results.ranking.names, results.ranking.strengths) if results.ranking else [],
-        "people": people(arena, axis),
+        "people": _people(arena, results.right),
         "axis": axis,
         "settings": arena.settings,
         "width": WIDTH,

@@ -51,7 +51,8 @@ class ArenaResults:
         ranking: Of all models; None where comparisons do not settle one, with the reason in `unranked`.
         unranked: Why there is no ranking; "" where there is one.
         agreement: Krippendorff's alpha over pairs that several judged (ordinal); None where there are none.
-        right: Share of known pairs that each annotator got right, with how many there were.
+        right: Share of known pairs that each annotator got right, with how many there were; empty for an axis of which
+            their answers say nothing.
     """
 
     votes: int
@@ -87,6 +88,7 @@ def read_results(arena: Arena, axis: str | None = None) -> ArenaResults:
     axis = _known_axis(arena, axis)
     every = list(read_votes(arena))
     votes = [vote for vote in every if vote.gold is None]
+    known = [vote for vote in every if vote.gold is not None and arena.settings.gold_axis in (None, axis)]
     ranking, unranked = _ranking(votes, axis)
     return ArenaResults(
         votes=len(votes),
@@ -94,7 +96,7 @@ def read_results(arena: Arena, axis: str | None = None) -> ArenaResults:
         ranking=ranking,
         unranked=unranked,
         agreement=_agreement(votes, axis),
-        right=_right([vote for vote in every if vote.gold is not None], axis),
+        right=_right(known, axis),
     )
 
 
@@ -127,7 +129,9 @@ def vote_rows(arena: Arena, folder: Path, axis: str | None = None) -> list[dict[
 
 def _known_axis(arena: Arena, axis: str | None) -> str:
     if axis is not None and axis not in arena.settings.axes:
-        raise UserError(f"this arena asks for {', '.join(arena.settings.axes)}, not for {axis!r}")
+        raise UserError(
+            f"this arena asks for {', '.join(arena.settings.axes)}, not for {axis!r}; name one of these"
+        )
     return arena.settings.axes[0] if axis is None else axis
 
 
@@ -174,6 +178,8 @@ def _wins(votes: list[Vote], axis: str) -> dict[tuple[str, str], Interval]:
 
 def _ranking(votes: list[Vote], axis: str) -> tuple[Ranking | None, str]:
     between = [vote for vote in votes if vote.models[0] != vote.models[1]]
+    if not between:
+        return None, "no vote compares two models"
     names = sorted({name for vote in between for name in vote.models})
     number = {name: at for at, name in enumerate(names)}
     prompts = {prompt: at for at, prompt in enumerate(dict.fromkeys(vote.prompt for vote in between))}

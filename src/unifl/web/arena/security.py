@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import deque
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADERS = {
@@ -37,12 +38,14 @@ class Limits:
         strangers: Requests of one address with tokens of nobody, in `seconds`; a guess needs some 10 ** 57.
         seconds: Length of the window that slides.
         body: Bytes of what is sent.
+        patience: Seconds in which all of it has to be here.
     """
 
     requests: int = 600
     strangers: int = 60
     seconds: float = 20.0
     body: int = 16_384
+    patience: float = 10.0
 
 
 class SlidingWindow:
@@ -100,27 +103,23 @@ class Guard:
 
         headers = Headers(scope=scope)
         if scope["method"] == "POST":
-            refused = _refused(headers, self._limits.body)
-            if refused is not None:
-                await refused(scope, receive, with_headers)
+            found = _refused(headers, self._limits.body) or await _body(receive, self._limits)
+            if isinstance(found, Response):
+                await found(scope, receive, with_headers)
                 return
-            body = await _body(receive, self._limits.body)
-            if body is None:
-                await _too_large()(scope, receive, with_headers)
-                return
-            receive = _once(body, receive)
+            receive = _once(found, receive)
         await self._app(scope, receive, with_headers)
 
 
-def _refused(headers: Headers, limit: int) -> PlainTextResponse | None:
+def _refused(headers: Headers, limit: int) -> Response | None:
     if not _from_this_site(headers):
-        return PlainTextResponse("This request came from another site.", 403)
+        return _refusal(403, "This request came from another site.")
     length = headers.get("content-length", "0")
     if not length.isascii() or not length.isdigit() or int(length[:20]) > limit:
         return _too_large()
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in ("", "application/x-www-form-urlencoded"):
-        return PlainTextResponse("This takes forms alone.", 415)
+        return _refusal(415, "This takes forms alone.")
     return None
 
 
@@ -138,18 +137,22 @@ def _from_this_site(headers: Headers) -> bool:
         return False
 
 
-async def _body(receive: Receive, limit: int) -> bytes | None:
-    """All of a body; None where there is more than announced or allowed, or the sender is gone."""
+async def _body(receive: Receive, limits: Limits) -> bytes | Response:
+    """All of a body, or the answer to one that is too large, or that does not come."""
     found = b""
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return None
-        found += message.get("body", b"")
-        if len(found) > limit:
-            return None
-        if not message.get("more_body", False):
-            return found
+    try:
+        async with asyncio.timeout(limits.patience):
+            while True:
+                message = await receive()
+                found += message.get("body", b"")
+                if (
+                    message["type"] != "http.request" or len(found) > limits.body
+                ):  # gone, or more than announced
+                    return _too_large()
+                if not message.get("more_body", False):
+                    return found
+    except TimeoutError:
+        return _refusal(408, "This request took too long to arrive.")
 
 
 def _once(body: bytes, receive: Receive) -> Receive:
@@ -165,5 +168,10 @@ def _once(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-def _too_large() -> PlainTextResponse:
-    return PlainTextResponse("This is more than a vote needs.", 413)
+def _too_large() -> Response:
+    return _refusal(413, "This is more than a vote needs.")
+
+
+def _refusal(status: int, said: str) -> Response:
+    # what is still to come of the request is not waited for
+    return PlainTextResponse(said, status, headers={"Connection": "close"})

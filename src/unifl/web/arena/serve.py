@@ -5,12 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from unifl.web.arena.app import make_app
+from unifl.web.arena.connections import Connection
 from unifl.web.arena.database import Arena
 from unifl.web.listening import listen
 
 _AT_ONCE = 1000  # connections; more are told to come back
+
+
+def configured(app: ASGIApp, *, root_path: str = "", proxy: str | None = None) -> uvicorn.Config:
+    """How the app is served; see `serve`."""
+    return uvicorn.Config(
+        app,
+        root_path=root_path,
+        proxy_headers=proxy is not None,
+        forwarded_allow_ips=proxy or "",
+        http=Connection,
+        log_level="warning",
+        access_log=False,  # addresses hold tokens
+        server_header=False,
+        limit_concurrency=_AT_ONCE,
+        timeout_graceful_shutdown=5,
+        ws="none",
+        lifespan="off",
+    )
 
 
 def serve(
@@ -18,6 +38,7 @@ def serve(
     *,
     host: str,
     port: int,
+    url: str | None = None,
     root_path: str = "",
     proxy: str | None = None,
     ready: Callable[[int], None],
@@ -28,6 +49,7 @@ def serve(
         arena: Open.
         host: Address to listen on.
         port: 0 takes one that is free.
+        url: What links begin with that the admin page makes; None takes the address under which that page was opened.
         root_path: Path below which a proxy shows the arena, as "/arena".
         proxy: Addresses of proxies whose X-Forwarded headers are believed, with commas between; None believes nobody.
         ready: Called with the port once the address is taken; requests are answered a moment later.
@@ -35,20 +57,7 @@ def serve(
     Raises:
         UserError: An address that cannot be had, or htmx is not installed.
     """
-    app = make_app(arena)
-    config = uvicorn.Config(
-        app,
-        root_path=root_path,
-        proxy_headers=proxy is not None,
-        forwarded_allow_ips=proxy or "",
-        log_level="warning",
-        access_log=False,  # addresses hold tokens
-        server_header=False,
-        limit_concurrency=_AT_ONCE,
-        timeout_graceful_shutdown=5,
-        ws="none",
-        lifespan="off",
-    )
+    config = configured(make_app(arena, url=url), root_path=root_path, proxy=proxy)
     with listen(host, port) as listener:
         ready(listener.getsockname()[1])
         uvicorn.Server(config).run(sockets=[listener])

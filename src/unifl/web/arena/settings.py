@@ -16,6 +16,7 @@ class ArenaSettings:
         axes: What is asked of each pair; one axis is one keystroke.
         overlap: Annotators per pair.
         gold_every: Every so many pairs is one whose answer is known; 0 asks none.
+        gold_axis: What that answer is about; None where it is about every axis.
         seed: Of the order of pairs and sides.
     """
 
@@ -23,6 +24,7 @@ class ArenaSettings:
     axes: tuple[str, ...] = ("overall",)
     overlap: int = 1
     gold_every: int = 0
+    gold_axis: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:

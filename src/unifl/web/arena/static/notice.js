@@ -1,0 +1,18 @@
+"use strict";
+// An answer that is not the arena's changes nothing on the page but the notice.
+(() => {
+  const say = (text) => { document.getElementById("notice").textContent = text; };
+  const lost = (what) => say(`${what} ${document.body.dataset.lost}`);
+
+  document.addEventListener("htmx:beforeRequest", () => say(""));
+  document.addEventListener("htmx:beforeSwap", ({ detail }) => {
+    const placed = detail.xhr.getResponseHeader("HX-Retarget") !== null; // a sentence of the arena, whatever its status
+    const whole = detail.serverResponse.includes(`id="${detail.target.id}"`); // not the page of a proxy or of a hotel
+    detail.shouldSwap = (detail.shouldSwap || placed) && whole;
+    detail.isError = !detail.shouldSwap;
+  });
+  document.addEventListener("htmx:responseError", ({ detail }) => lost(`No answer from the arena (${detail.xhr.status}).`));
+  for (const failure of ["htmx:sendError", "htmx:timeout"]) {
+    document.addEventListener(failure, () => lost("No connection."));
+  }
+})();
