@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unifl.cli.console import err, interrupted, out, quiet_libraries, this_command
+from unifl.cli.console import interrupted, out, picture_bar, quiet_libraries, this_command
 from unifl.cli.score import labelled
 
 
@@ -48,8 +48,6 @@ def audit(
         unifl train refl training.checkpointing_steps=5 training.checkpoints_total_limit=null
     """
     quiet_libraries()
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from unifl.assembly.audit import FOLDER, AuditRequest, audit_run
     from unifl.evaluation.audit_page import PAGE
 
@@ -62,20 +60,9 @@ def audit(
         device=device,
         folder=folder,
     )
-    columns = (
-        TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn(), TextColumn("pictures"),
-        TimeRemainingColumn(),
-    )  # fmt: skip
     try:
-        with Progress(*columns, console=err, transient=True) as bar:
-            task = bar.add_task("", total=None, visible=False)
-            found = audit_run(
-                run,
-                request,
-                progress=lambda name, done, total: bar.update(
-                    task, description=name, completed=done, total=total, visible=True
-                ),
-            )
+        with picture_bar() as bar:
+            found = audit_run(run, request, progress=bar)
     except KeyboardInterrupt:
         raise interrupted(f"what was drawn is kept; go on with: {this_command()}") from None
     out.print(f"{found.outcome.verdict}: {found.outcome.reason}", highlight=False, soft_wrap=True)
