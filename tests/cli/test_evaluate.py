@@ -185,7 +185,7 @@ def test_the_name_of_a_measurement_tells_what_it_depends_on():
         ),
         (
             ("--prompts", "parti.tsv", "--suite", "drawbench", "--score", "sharpness"),
-            "names no column 'Prompts'",
+            "names no column 'prompts'",
         ),
         (("--prompts", "parti.tsv", "--suite", "parti", "--score", "sharpness"), "no suite format 'parti'"),
         (("--prompts", "parti.tsv", "--score", "overall=sharpness"), "cannot be called 'overall'"),
