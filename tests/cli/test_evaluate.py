@@ -81,6 +81,22 @@ def test_an_evaluation_goes_on_with_the_batches_that_it_has(workspace, unifl, su
     assert unifl(*arguments, "out", "--reuse").exit_code == 0 and again == []
 
 
+def test_all_prompts_of_a_file_are_taken_unless_fewer_are_asked_for(workspace, unifl, monkeypatch):
+    from unifl.assembly import evaluate
+
+    monkeypatch.setattr(evaluate, "_draw", lambda of, prompts, **how: torch.rand(len(prompts), 3, 8, 8))
+    (workspace / "many.txt").write_text("\n".join(f"a circle {i}" for i in range(520)))
+    arguments = ("evaluate", "tiny@1", "--prompts", "many.txt", "--score", "colourfulness", "--seeds", "1")
+    whole = unifl(*arguments, "--out", "whole")
+    assert whole.exit_code == 0 and "of 520 prompts" not in whole.output
+    some = unifl(*arguments, "--num-prompts", "3", "--out", "some")
+    assert "3 of 520 prompts of many.txt" in some.output
+    for folder, number in (("whole", 520), ("some", 3)):
+        metrics = read_result(workspace / folder / "result.json").models["tiny@1"].metrics
+        assert metrics["colourfulness"].n == number
+    assert "must be at least 1" in unifl(*arguments, "--num-prompts", "0").output
+
+
 @pytest.fixture
 def drawn(monkeypatch):
     """The models that are drawn, one entry per batch."""
@@ -185,7 +201,7 @@ def test_the_name_of_a_measurement_tells_what_it_depends_on():
         ),
         (
             ("--prompts", "parti.tsv", "--suite", "drawbench", "--score", "sharpness"),
-            "names no column 'Prompts'",
+            "names no column 'prompts'",
         ),
         (("--prompts", "parti.tsv", "--suite", "parti", "--score", "sharpness"), "no suite format 'parti'"),
         (("--prompts", "parti.tsv", "--score", "overall=sharpness"), "cannot be called 'overall'"),

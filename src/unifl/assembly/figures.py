@@ -22,6 +22,9 @@ EVALUATION_SEED = 71
 
 GOLD = "world:judges/gold"
 
+WORLD_PROMPTS = 500
+"""Held-out prompts of the embedded world on which is measured where nothing else is asked for."""
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -47,7 +50,7 @@ class Request:
 
     Attributes:
         prompts: A file; None takes held-out prompts of the embedded world.
-        num_prompts: The first so many.
+        num_prompts: At most so many, of every group some; None takes all of a file, and `WORLD_PROMPTS` of the world.
         seeds: Pictures per prompt.
         judge: A name for `unifl.assembly.resolve.judge`.
         guidance: For all models; None takes what each run says, or what is on record.
@@ -60,7 +63,7 @@ class Request:
     """
 
     prompts: Path | None = None
-    num_prompts: int = 500
+    num_prompts: int | None = None
     seeds: int = 4
     judge: str = GOLD
     guidance: float | None = None
@@ -81,6 +84,7 @@ def measure(
     against_first: bool = True,
     metric: str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Evaluate models and write `result.json`, scores and pictures.
 
@@ -92,15 +96,16 @@ def measure(
         against_first: Compare every model with the first one; otherwise the first with each of the others.
         metric: What decides a pair; None is "overall", or the first of the readings.
         progress: Called with (id, pictures done, pictures in all).
+        tell: Called with a line that says how many prompts of a file are taken, where these are not all.
 
     Raises:
         UserError: No such model, prompts or judge; two models of one id; prompts that the judge cannot read.
     """
-    if request.num_prompts < 1 or request.seeds < 1:
+    if (request.num_prompts is not None and request.num_prompts < 1) or request.seeds < 1:
         raise UserError("the numbers of prompts and seeds must be at least 1")
     readings = request.readings
     world = request.judge.startswith(resolve.WORLD) and not readings.asked
-    suite = _suite(request)
+    suite = _suite(request, tell)
     prompts = suite.prompts
     counts = object_numbers(prompts) if world else None
     judge: Judge
@@ -145,11 +150,15 @@ def measure(
     )
 
 
-def _suite(request: Request) -> Suite:
-    """The prompts of a file, or held-out ones of the world; of every group some."""
-    if request.prompts is not None:
-        return load_suite(request.prompts, request.suite).first(request.num_prompts)
-    return Suite("plain", tuple(map(Entry, held_out_prompts(request.num_prompts))))
+def _suite(request: Request, tell: Callable[[str], None] | None) -> Suite:
+    """The prompts of a file, or held-out ones of the world."""
+    if request.prompts is None:
+        return Suite("plain", tuple(map(Entry, held_out_prompts(request.num_prompts or WORLD_PROMPTS))))
+    whole = load_suite(request.prompts, request.suite)
+    suite = whole if request.num_prompts is None else whole.first(request.num_prompts)
+    if tell is not None and len(suite.entries) < len(whole.entries):
+        tell(f"{len(suite.entries)} of {len(whole.entries)} prompts of {request.prompts}")
+    return suite
 
 
 def held_out_prompts(number: int) -> list[str]:

@@ -39,7 +39,13 @@ Base = Annotated[
 Question = Annotated[
     list[str] | None, typer.Option(help="A text file with what a judge is asked.", metavar="NAME=PATH")
 ]
-NumPrompts = Annotated[int, typer.Option(help="At most so many prompts, of every category some.")]
+NumPrompts = Annotated[
+    int | None,
+    typer.Option(
+        help="At most so many prompts, of every category some.",
+        show_default="all of a file, 500 of the world",
+    ),
+]
 Seeds = Annotated[int, typer.Option(help="Pictures per prompt.")]
 JudgeName = Annotated[
     str,
@@ -73,7 +79,7 @@ def evaluate(
         typer.Option("--out", "-o", help="Where files go: the run itself if it is the only model."),
     ] = None,
     prompts: PromptFile = None,
-    num_prompts: NumPrompts = 500,
+    num_prompts: NumPrompts = None,
     seeds: Seeds = 4,
     judge: JudgeName = "world:judges/gold",
     suite: SuiteName = "auto",
@@ -172,7 +178,7 @@ def compare(
     metric: Annotated[str, typer.Option(help="What decides a pair.")] = "overall",
     folder: Annotated[Path, typer.Option("--out", "-o", help="Where files go.")] = Path("runs/comparison"),
     prompts: PromptFile = None,
-    num_prompts: NumPrompts = 500,
+    num_prompts: NumPrompts = None,
     seeds: Seeds = 1,
     judge: JudgeName = "world:judges/gold",
     guidance: Guidance = None,

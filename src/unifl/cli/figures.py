@@ -67,7 +67,7 @@ def show_comparisons(rows: Sequence[Comparison]) -> None:
 def _show_ranks(done: Evaluation) -> None:
     """Bradley-Terry strengths, or why there are none."""
     if done.unranked:
-        out.print(f"no ranks: {done.unranked}", highlight=False, markup=False, soft_wrap=True)
+        _tell(f"no ranks: {done.unranked}")
     if done.ranks is None:
         return
     table = Table(
@@ -102,14 +102,18 @@ def _measure(
             against_first=against_first,
             metric=metric,
             progress=progress_line,
+            tell=_tell,
         )
     except KeyboardInterrupt as stop:
         raise interrupted("the same command with --reuse goes on where it was") from stop
 
 
+def _tell(line: str) -> None:
+    out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def _tell_files(folder: Path) -> None:
-    text = f"wrote {folder / 'result.json'}; the page about it: unifl report {folder}"
-    out.print(text, highlight=False, soft_wrap=True)
+    _tell(f"wrote {folder / 'result.json'}; the page about it: unifl report {folder}")
 
 
 def _metric_table(models: Mapping[str, ModelResult]) -> Table:
