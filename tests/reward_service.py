@@ -43,6 +43,21 @@ def declared(function, **kwargs):
     return as_feedback(function, differentiable=False, **kwargs)
 
 
+class Gate:
+    """A scorer that waits until it is let go, and remembers the batches that it saw."""
+
+    def __init__(self):
+        self.open, self.batches = threading.Event(), []
+
+    def __call__(self, images, prompts):
+        self.batches.append(list(prompts))
+        assert self.open.wait(30)
+        return hashed(images, prompts)
+
+    def feedback(self):
+        return declared(self, name="gate")
+
+
 def _number(image, prompt):
     content = image.float().cpu().contiguous().numpy().tobytes() + prompt.encode(errors="surrogatepass")
     return int.from_bytes(hashlib.sha256(content).digest()[:3], "big") / 2**24

@@ -57,11 +57,12 @@ def show_comparisons(rows: Sequence[Comparison]) -> None:
     table = Table("a", "b", "judge", "metric", "win", "95 %", "tie", "lose", "prompts")
     for row in rows:
         shares = (f"{row.win:.3f}", f"{row.low:.3f} to {row.high:.3f}", f"{row.tie:.3f}", f"{row.lose:.3f}")
-        table.add_row(row.a, row.b, row.judge, row.metric, *shares, str(row.n))
+        table.add_row(*map(escape, (row.a, row.b, row.judge, row.metric)), *shares, str(row.n))
     out.print(table)
     for row in rows:
         interval = f"{row.low:.1%} to {row.high:.1%}, {row.n} prompts, by {row.metric}"
-        out.print(f"{row.a} wins {row.win:.1%} against {row.b} ({interval})", highlight=False, soft_wrap=True)
+        said = f"{row.a} wins {row.win:.1%} against {row.b} ({interval})"
+        out.print(said, highlight=False, markup=False, soft_wrap=True)
 
 
 def _show_ranks(done: Evaluation) -> None:
