@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from unifl.cli.score import labelled
+from unifl.cli.score import labelled, scorer_parts
 from unifl.errors import UserError
 
 
@@ -29,6 +29,7 @@ def test_wrong_use_is_one_line(workspace, unifl):
         (["pictures"], "no scorer was named"),
         (["pictures", "sharpness", "--weights", "pick=x"], "gives no scorer of sharpness a path"),
         (["pictures", "sharpness", "--weights", "sharpness=x"], "sharpness has no weights"),
+        (["pictures", "sharpness", "--revision", "sharpness=x"], "leave out weights, base and revision"),
         (["nothing", "sharpness"], "has no metadata.jsonl"),
         (["pictures", "hpsv3", "--question", "hpsv3=nothing.txt"], "nothing.txt cannot be read"),
         (["pictures", "sharpness", "--question", "sharpness=x"], "sharpness has no setting 'question'"),
@@ -51,3 +52,19 @@ def test_two_scorers_of_one_name_are_refused(names):
         "mine": "b:colour",
         "liked": "rewards/liked",
     }
+
+
+def test_files_and_revisions_go_to_the_scorer_that_they_name():
+    asked = labelled(["pick=pickscore", "hps=hpsv2.1", "sharpness"])
+    given = {
+        "weights": ["hps=a=b.pt"],
+        "base": None,
+        "question": [],
+        "revision": ["pick=abc", "hps=v2"],
+    }
+    found = scorer_parts(asked, **given)
+    assert [part.path for part in found.values()] == [
+        "scorer:pickscore", "scorer:hpsv2.1", "scorer:sharpness"
+    ]  # fmt: skip
+    assert found["pick"].kwargs == {"revision": "abc"} and found["sharpness"].kwargs == {}
+    assert found["hps"].kwargs == {"weights": "a=b.pt", "revision": "v2"}

@@ -52,7 +52,7 @@ def draw_models(
     for label, model in _named(models).items():
         opened = open_model(model, num_steps=num_steps)
         drawing = Drawing(model=opened, prompts=texts, seed=seed, count=count)
-        found.append(f"{label}={_draw(drawing, folder, partial(progress, label))}")
+        found.append(f"{label}={_draw_apart(drawing, folder, partial(progress, label))}")
     return found
 
 
@@ -70,7 +70,7 @@ def _named(models: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _draw(drawing: Drawing, folder: Path, progress: Callable[[int, int], None] | None) -> Path:
+def _draw_apart(drawing: Drawing, folder: Path, progress: Callable[[int, int], None] | None) -> Path:
     """Draw what is not there yet, in a folder of its own: what was asked for otherwise is left alone."""
     place = folder / drawing.digest
     draw(drawing, place, progress=progress)
@@ -91,5 +91,5 @@ def draw_demo(folder: Path, *, progress: Callable[[str, int, int], None] | None 
     for name, (steps, guidance) in _DEMO.items():
         opened = open_model(f"{world_names.PREFIX}pipeline", num_steps=steps, guidance=guidance)
         shown = None if progress is None else partial(progress, name)
-        found[name] = _draw(Drawing(model=opened, prompts=prompts), folder, shown)
+        found[name] = _draw_apart(Drawing(model=opened, prompts=prompts), folder, shown)
     return found

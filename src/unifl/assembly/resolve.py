@@ -107,10 +107,15 @@ def is_file(path: str) -> bool:
 
 
 def named(
-    name: str, *, weights: str | None = None, base: str | None = None, question: str | None = None
+    name: str,
+    *,
+    weights: str | None = None,
+    base: str | None = None,
+    question: str | None = None,
+    revision: str | None = None,
 ) -> Part:
     """A reward as a command line has it: scorers by their bare names, with where their files are."""
-    files = {"weights": weights, "base": base, "question": question}
+    files = {"weights": weights, "base": base, "question": question, "revision": revision}
     given = {key: value for key, value in files.items() if value is not None}
     return Part(path=f"{SCORER}{name}" if name in SCORERS else name, kwargs=given)
 

@@ -32,3 +32,11 @@ ScorerQuestion = Annotated[
         "--question", help="A text file with what a judge is asked, as NAME=PATH.", metavar="NAME=PATH"
     ),
 ]
+ScorerRevision = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--revision",
+        help="Which commit or tag of the hub a scorer's weights are of, as NAME=REVISION.",
+        metavar="NAME=REVISION",
+    ),
+]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unifl.cli.arguments import ScorerBase, ScorerQuestion, ScorerWeights
+from unifl.cli.arguments import ScorerBase, ScorerQuestion, ScorerRevision, ScorerWeights
 from unifl.cli.console import interrupted, out, picture_bar, quiet_libraries, this_command
 from unifl.cli.score import labelled, scorer_parts
 
@@ -25,6 +25,7 @@ def audit(
     weights: ScorerWeights = None,
     base: ScorerBase = None,
     question: ScorerQuestion = None,
+    revision: ScorerRevision = None,
     prompts: Annotated[
         Path | None,
         typer.Option(
@@ -61,7 +62,9 @@ def audit(
     from unifl.evaluation.audit_page import PAGE
 
     request = AuditRequest(
-        judges=scorer_parts(labelled(judges), weights=weights, base=base, question=question),
+        judges=scorer_parts(
+            labelled(judges), weights=weights, base=base, question=question, revision=revision
+        ),
         prompts=prompts,
         num_prompts=num_prompts,
         samples=seeds,

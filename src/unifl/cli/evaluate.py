@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from unifl.cli.arguments import ScorerBase, ScorerQuestion, ScorerWeights
+from unifl.cli.arguments import ScorerBase, ScorerQuestion, ScorerRevision, ScorerWeights
 from unifl.cli.console import quiet_libraries
 from unifl.errors import UserError
 
@@ -81,6 +81,7 @@ def evaluate(
     weights: ScorerWeights = None,
     base: ScorerBase = None,
     question: ScorerQuestion = None,
+    revision: ScorerRevision = None,
     features: Annotated[
         str | None, typer.Option(help="Measure diversity on dinov2, clip or inception, also NAME=PATH.")
     ] = None,
@@ -130,7 +131,9 @@ def evaluate(
     from unifl.evaluation.geneval import Thresholds
 
     readings = ReadingsRequest(
-        scorers=scorer_parts(labelled(scores), weights=weights, base=base, question=question),
+        scorers=scorer_parts(
+            labelled(scores), weights=weights, base=base, question=question, revision=revision
+        ),
         detector=detector,
         color_model=color_model,
         thresholds=Thresholds(score=threshold, counting=counting_threshold),

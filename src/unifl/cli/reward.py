@@ -30,6 +30,7 @@ def evaluate(
     weights: Annotated[str | None, typer.Option(help="Where the weights of a scorer are.")] = None,
     base: Annotated[str | None, typer.Option(help="Where its tokenizer and config are.")] = None,
     question: Annotated[str | None, typer.Option(help="A text file with what a judge is asked.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit or tag of the hub of its weights.")] = None,
     form: Annotated[
         Literal["auto", "pick_a_pic", "hpd", "chosen_rejected", "store"],
         typer.Option(help="What the columns are; auto looks at them."),
@@ -76,7 +77,7 @@ def evaluate(
         raise UserError(f"{data} holds likes, which are no pairs; a reward is compared on pairs")
     chosen, _ = select(index, Filters(), ties="keep")
     pairs = PreferenceSet(chosen, resolution=resolution).checked(sizes=False)
-    part = resolve.named(scorer, weights=weights, base=base, question=question)
+    part = resolve.named(scorer, weights=weights, base=base, question=question, revision=revision)
     reward = resolve.feedback(part, name=scorer, device=place)
     warn_if_learnt(reward, index)
     found = evaluate_reward(

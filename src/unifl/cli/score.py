@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unifl.cli.arguments import ScorerBase, ScorerQuestion, ScorerWeights
+from unifl.cli.arguments import ScorerBase, ScorerQuestion, ScorerRevision, ScorerWeights
 from unifl.cli.console import interrupted, out, progress_line, quiet_libraries, this_command
 from unifl.errors import UserError
 
@@ -28,6 +28,7 @@ def score(
     weights: ScorerWeights = None,
     base: ScorerBase = None,
     question: ScorerQuestion = None,
+    revision: ScorerRevision = None,
     batch_size: Annotated[int, typer.Option(help="Pictures at once.", min=1)] = 16,
     again: Annotated[bool, typer.Option("--again", help="Score what has a score already, too.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
@@ -61,7 +62,7 @@ def score(
         raise UserError(
             "no scorer was named; write one or more after the folder (`unifl scorers` lists them)"
         )
-    parts = scorer_parts(asked, weights=weights, base=base, question=question)
+    parts = scorer_parts(asked, weights=weights, base=base, question=question, revision=revision)
     scorers = {
         label: on_pictures(resolve.feedback(part, name=label, device=place), device=place)
         for label, part in parts.items()
@@ -119,17 +120,19 @@ def scorer_parts(
     weights: Sequence[str] | None,
     base: Sequence[str] | None,
     question: Sequence[str] | None,
+    revision: Sequence[str] | None,
 ) -> dict[str, Part]:
-    """Scorers by name, with where their files are, each of which is given as NAME=PATH.
+    """Scorers by name, with where their files are, each of which is given as NAME=PATH, or NAME=REVISION.
 
     Raises:
-        UserError: A path for a name that is not among them.
+        UserError: One for a name that is not among them.
     """
     from unifl.assembly.resolve import named
 
-    places, bases, questions = (_by_label(given, asked) for given in (weights, base, question))
+    files = {"weights": weights, "base": base, "question": question, "revision": revision}
+    found = {name: _by_label(given, asked) for name, given in files.items()}
     return {
-        label: named(path, weights=places.get(label), base=bases.get(label), question=questions.get(label))
+        label: named(path, **{name: of_label.get(label) for name, of_label in found.items()})
         for label, path in asked.items()
     }
 

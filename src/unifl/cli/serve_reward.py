@@ -19,6 +19,7 @@ def serve_reward(
     weights: Annotated[str | None, typer.Option(help="Where the weights of a scorer are.")] = None,
     base: Annotated[str | None, typer.Option(help="Where its tokenizer and config are.")] = None,
     question: Annotated[str | None, typer.Option(help="A text file with what a judge is asked.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit or tag of the hub of its weights.")] = None,
     host: Annotated[str, typer.Option(help="Address to serve on; 0.0.0.0 is every one.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8600,
     token_file: Annotated[
@@ -63,7 +64,7 @@ def serve_reward(
     with open_socket(host, port, token=token) as listening:
         place = chosen_device(device)
         found = resolve.feedback(
-            resolve.named(scorer, weights=weights, base=base, question=question),
+            resolve.named(scorer, weights=weights, base=base, question=question, revision=revision),
             name=scorer.rpartition(":")[2],
             device=place,
         )

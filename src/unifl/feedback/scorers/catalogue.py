@@ -106,8 +106,8 @@ def open_scorer(
         hint = f"did you mean {guess!r}?" if guess else f"there are {', '.join(_ENTRIES)}"
         raise UserError(f"there is no scorer {kind!r}; {hint}")
     entry = _ENTRIES[kind]
-    if not entry.weights and (weights or base) and kind != "chat":
-        raise UserError(f"{kind} has no weights; leave out weights and base")
+    if not entry.weights and (weights or base or revision) and kind != "chat":
+        raise UserError(f"{kind} has no weights; leave out weights, base and revision")
     unknown = [key for key in settings if key not in entry.settings]
     if unknown:
         *others, last = ("weights", "base", "revision", *entry.settings)
