@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import shlex
@@ -23,6 +24,11 @@ err = Console(stderr=True)
 
 STOPPED, WRONG_USE, INTERRUPTED = 1, 2, 130
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_PLACE = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+)
+
 
 class Commands(TyperGroup):
     """Commands whose errors are one line: what is wrong and what to change, without a traceback."""
@@ -37,6 +43,8 @@ class Commands(TyperGroup):
             code = _complain(f"{error}", WRONG_USE)
         except TrainingStopped as error:
             code = _complain(f"{error}", STOPPED)
+        except OSError as error:
+            code = _complain_of_the_disk(error)
         except KeyboardInterrupt:
             code = _complain("interrupted", INTERRUPTED)
         raise typer.Exit(code)
@@ -88,6 +96,16 @@ def _complain(message: str, code: int) -> int:
     # soft wrap: one line stays one line when it is copied or searched for
     err.print(f"[bold red]error:[/] [red]{escape(message)}[/]", soft_wrap=True, highlight=False)
     return code
+
+
+def _complain_of_the_disk(error: OSError) -> int:
+    """Tell what a user can change; any other error keeps its traceback."""
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in _FULL:
+        return _complain(f"{where}{error.strerror}; make room, and run the same command again", STOPPED)
+    if error.errno in _NO_PLACE:
+        return _complain(f"{where}{error.strerror}; name another place, or change its rights", WRONG_USE)
+    raise error
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
