@@ -21,7 +21,7 @@ from torch import nn
 from unifl.assembly import world_names
 from unifl.assembly.objects import is_dotted, made, make_object
 from unifl.assembly.part import Part
-from unifl.errors import UserError
+from unifl.errors import UserError, nearest
 from unifl.evaluation.judge import Judge
 from unifl.feedback import (
     Critic,
@@ -185,16 +185,25 @@ def _reward_of_folder(path: Path, name: str, trunks: dict[Path, SharedTrunk]) ->
     folder, head = path.parent, path.name
     if (path / TRUNK_FILE).is_file():
         folder, head = path, _only_head(path)
-    elif len(path.parts) == 1 or not folder.is_dir():
+    elif not (folder / TRUNK_FILE).is_file():
         place = "discriminator" if name == "discriminator" else f"rewards.{name}"
         raise UserError(
             f"no reward {str(path)!r}; set {place} to a folder that `save_family` wrote or <folder>/<head> of one (see "
             "docs/extending.md), to the folder of a latent proxy or of `unifl reward train`, to world:rewards/<axis>, "
-            "or to package.module:name"
+            f"to scorer:<name> or to package.module:name{_nearest_reward(path)}"
         )
     if folder not in trunks:
         trunks[folder] = load_trunk(folder)
     return NetworkFeedback(load_head(RewardNetwork(trunks[folder]), folder, head), name=head)
+
+
+def _nearest_reward(path: Path) -> str:
+    """A question whether a scorer was meant, or what is beside it on the disk; empty where nothing is alike."""
+    alone = len(path.parts) == 1
+    guess = nearest(path.name, SCORERS if alone else [one.name for one in path.parent.glob("*/")])
+    if guess is None:
+        return ""
+    return f". Did you mean {SCORER + guess if alone else path.with_name(guess)}?"
 
 
 def _only_head(folder: Path) -> str:
