@@ -38,7 +38,7 @@ Seed = Annotated[int, typer.Option(help="Of the order, the sides, and noise wher
 
 @arena.command()
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Folder of the arena.")] = Path("runs/arena"),
+    folder: Annotated[Path, typer.Argument(help="Folder of the arena.")] = Path("runs/arena_demo"),
     host: Host = "127.0.0.1",
     port: Port = 8000,
 ) -> None:
