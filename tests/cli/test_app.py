@@ -116,6 +116,15 @@ def test_pictures_do_not_go_into_a_file(unifl, tmp_path):
     assert "taken" in result.stderr and "name another place" in result.stderr
 
 
+def test_libraries_are_quiet_before_they_are_imported(tmp_path):
+    (tmp_path / "taken").write_text("")
+    asked = (sys.executable, "-m", "unifl.cli", "world", "preferences", "taken/pairs", "--prompts", "1")
+    result = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: taken"), result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def test_doctor_lists_versions_and_passes(unifl, tmp_path):
     result = unifl("doctor", "--folder", tmp_path)
     assert result.exit_code == 0, result.output
