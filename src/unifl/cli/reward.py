@@ -131,19 +131,22 @@ def train(
 
     changes = [*(["voting={}"] if vote else []), *(overrides or [])]
     settings = configs.load(config if config is not None else {}, RewardTrainConfig, changes)
-    with tqdm(disable=quiet, unit="step") as bar:
+    bar = None
 
-        def progress(what: str, done: int, total: int) -> None:
-            if bar.total is None:  # what an earlier call did costs no time now
-                bar.reset(total)
-                bar.initial = bar.n = done - 1
-            bar.set_description(what, refresh=False)
-            bar.update(done - bar.n)
+    def progress(what: str, done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:  # after the checks of settings and data; what an earlier call did costs no time now
+            bar = tqdm(total=total, initial=done - 1, disable=quiet, unit="step")
+        bar.set_description(what, refresh=False)
+        bar.update(done - bar.n)
 
-        try:
-            found = train_reward(settings, data, folder, progress=progress)
-        except KeyboardInterrupt as stop:
-            raise interrupted(f"the same command goes on: {this_command()}") from stop
+    try:
+        found = train_reward(settings, data, folder, progress=progress)
+    except KeyboardInterrupt as stop:
+        raise interrupted(f"the same command goes on: {this_command()}") from stop
+    finally:
+        if bar is not None:
+            bar.close()
     _show(found)
     out.print(f"the reward model is in {folder}; in a recipe: rewards: {{mine: {folder}}}", highlight=False)
 
