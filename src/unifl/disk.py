@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from unifl.errors import UserError
 
@@ -59,6 +60,27 @@ def require_writable(path: str | Path) -> None:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; write elsewhere, or change the rights of {path.parent}"
         ) from error
+
+
+@contextmanager
+def claimed(folder: str | Path) -> Iterator[None]:
+    """Keep other processes out of a folder.
+
+    Args:
+        folder: Made where it is not there; the lock is its file `.lock`.
+
+    Raises:
+        UserError: Another process has it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise UserError(
+            f"another process works in {folder}; wait for its end, stop it, or name another folder"
+        ) from None
 
 
 def write_atomically(path: str | Path, content: bytes) -> Path:

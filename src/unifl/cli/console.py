@@ -84,6 +84,8 @@ def write_json(found: Any, path: Path) -> None:
 def quiet_libraries() -> None:
     """Turn off progress bars and notes of other libraries; ours say what matters."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # of an argument that diffusers passes on, at every name that the hub does not have
+    warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks")
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
