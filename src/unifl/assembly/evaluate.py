@@ -16,7 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unifl.assembly.distances import Distances
 from unifl.assembly.fingerprint import fingerprint
+from unifl.assembly.model_distances import Reference, model_distances
 from unifl.assembly.recipe import SamplingConfig
 from unifl.disk import require_writable
 from unifl.errors import UserError
@@ -79,6 +81,7 @@ class Evaluation:
         comparisons: Those of this call, in the order of the pairs.
         ranks: Of three models or more, if finite strengths fit.
         unranked: Why there are none.
+        distances: Of each model to a reference and to the first, where there is one.
     """
 
     result: Result
@@ -86,6 +89,7 @@ class Evaluation:
     comparisons: list[Comparison]
     ranks: Ranking | None = None
     unranked: str = ""
+    distances: Mapping[str, Distances] = field(default_factory=dict)
 
 
 def evaluate_models(
@@ -100,6 +104,8 @@ def evaluate_models(
     object_counts: Sequence[int] | None = None,
     groups: Sequence[str] | None = None,
     references: Mapping[str, Float[Tensor, "n 3 h w"]] | None = None,
+    reference: Reference | None = None,
+    keep_features: bool = False,
     seeds: Sequence[int] = (0,),
     diversity_prompts: int = 100,
     diversity_seeds: int = 4,
@@ -123,6 +129,9 @@ def evaluate_models(
         object_counts: Objects that each prompt names, for alignment by number of objects.
         groups: The group of each prompt, by which scores are given too.
         references: Pictures by name; each gives `frechet_<name>` and `kid_<name>`, on the judge's features.
+        reference: Pictures of a folder by the judge's features: all distances to them, and the drift from the first
+            model.
+        keep_features: Keep features in `scores/`, so that a reference of a later call draws nothing again.
         seeds: Noise seeds; every prompt is drawn once per seed.
         diversity_prompts: Prompts on which diversity over seeds is measured; 0 for none.
         diversity_seeds: Pictures of each of these; what `seeds` lacks is drawn for it.
@@ -148,12 +157,13 @@ def evaluate_models(
         diversity_seeds=diversity_seeds,
         object_counts=None if object_counts is None else [int(count) for count in object_counts],
         groups=None if groups is None else list(groups),
+        keep_features=keep_features or reference is not None,
     )
     entries, found = dict[str, ModelEntry](), dict[str, ModelResult]()
     for name, candidate in models.items():
         entry = _entry(candidate, prompts, seeds)
         origin = ask.origin(entry, candidate)
-        result = _known(folder, name, origin) if reuse else None
+        result = _known(folder, name, origin, ask.keep_features) if reuse else None
         if result is None:
             tell = partial(progress, name) if progress is not None else None
             parts = Parts(folder / "parts" / encode_id(name), origin, keep=reuse)
@@ -167,10 +177,13 @@ def evaluate_models(
     comparisons = compare_models(found, pairs, judge=judge_name, metric=metric)
     ranks, unranked = _ranked(found, metric)
     rows = [] if ranks is None else _rank_rows(ranks, judge_name, metric)
+    distances = {} if reference is None else model_distances(found, reference)
+    for name, one in distances.items():
+        entries[name].metrics.update((key, Metric.of(interval)) for key, interval in one.numbers.items())
     merged = update_result(
         folder / "result.json", Result(models=entries, comparisons=comparisons, ranks=rows)
     )
-    return Evaluation(merged, found, comparisons, ranks, unranked)
+    return Evaluation(merged, found, comparisons, ranks, unranked, distances)
 
 
 def _ranked(found: Mapping[str, ModelResult], metric: str) -> tuple[Ranking | None, str]:
@@ -202,6 +215,7 @@ class _Request:
     diversity_seeds: int
     object_counts: list[int] | None
     groups: list[str] | None
+    keep_features: bool
 
     def origin(self, entry: ModelEntry, candidate: Candidate) -> Origin:
         """Everything that a model's scores depend on."""
@@ -241,6 +255,7 @@ class _Request:
             diversity_seeds=self.diversity_seeds,
             batch_size=candidate.batch_size,
             num_previews=num_pictures,
+            keep_features=self.keep_features,
             parts=parts,
             progress=progress,
         )
@@ -297,11 +312,13 @@ def _entry(candidate: Candidate, prompts: Sequence[str], seeds: Sequence[int]) -
     )
 
 
-def _known(folder: Path, name: str, origin: Origin) -> ModelResult | None:
-    """Scores of an earlier call, if everything that they depend on is as it was."""
+def _known(folder: Path, name: str, origin: Origin, keep_features: bool) -> ModelResult | None:
+    """Scores of an earlier call, if everything that they depend on is as it was, and features are there if wanted."""
     path = _scores_file(folder, name)
     known = ModelResult.load(path) if path.is_file() else None
-    return known if known is not None and known.origin == origin else None
+    if known is None or known.origin != origin or (keep_features and known.features is None):
+        return None
+    return known
 
 
 def _keep(folder: Path, name: str, result: ModelResult, *, seed: int) -> None:

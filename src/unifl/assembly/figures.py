@@ -10,11 +10,13 @@ from pathlib import Path
 from unifl.assembly import resolve
 from unifl.assembly.device import chosen_device
 from unifl.assembly.evaluate import Candidate, Evaluation, curated_pictures, evaluate_models, object_numbers
+from unifl.assembly.model_distances import Reference, open_reference
 from unifl.assembly.open_model import Opened, open_model
 from unifl.assembly.readings import ReadingsRequest
 from unifl.data.suites import Entry, Suite, load_suite
 from unifl.errors import UserError
-from unifl.evaluation import Judge
+from unifl.evaluation import Judge, Readings
+from unifl.feedback.features import PictureFeatures
 from unifl.process import Spacing
 
 EVALUATION_SEED = 71
@@ -60,6 +62,7 @@ class Request:
         reuse: Take scores of an earlier call where nothing has changed.
         suite: Format of `prompts`, see `unifl.data.suites`.
         readings: What is measured in place of the judge, if anything.
+        reference: A folder of pictures to which distances are measured, on the features of `readings`.
     """
 
     prompts: Path | None = None
@@ -73,6 +76,7 @@ class Request:
     reuse: bool = False
     suite: str = "auto"
     readings: ReadingsRequest = field(default_factory=ReadingsRequest)
+    reference: Path | None = None
 
 
 def measure(
@@ -109,9 +113,11 @@ def measure(
     prompts = suite.prompts
     counts = object_numbers(prompts) if world else None
     judge: Judge
+    reference = None
     if readings.asked:
         judge = readings.open(suite, device=chosen_device(request.device))
         metric = metric or judge.names[0]
+        reference = _reference(request, judge, len(prompts), folder, progress)
     else:
         judge = resolve.judge(request.judge, gold=gold)
     models: dict[str, Candidate] = {}
@@ -142,10 +148,33 @@ def measure(
         metric=metric or "overall",
         object_counts=counts,
         groups=suite.groups,
+        reference=reference,
+        keep_features=readings.features is not None,
         references={"curated": curated_pictures(number, seed=EVALUATION_SEED)} if world else None,
         seeds=range(request.seeds),
         diversity_prompts=0 if readings.asked and readings.features is None else 100,
         reuse=request.reuse,
+        progress=progress,
+    )
+
+
+def _reference(
+    request: Request,
+    readings: Readings,
+    num_prompts: int,
+    folder: Path,
+    progress: Callable[[str, int, int], None] | None,
+) -> Reference | None:
+    if request.reference is None or not isinstance(readings.extract, PictureFeatures):
+        return None
+    if num_prompts * request.seeds < 2:
+        raise UserError("distances are of sets of pictures; ask for two prompts or seeds, or more")
+    return open_reference(
+        request.reference,
+        readings.extract,
+        kept=folder / "features",
+        batch_size=request.batch_size,
+        device=readings.device,
         progress=progress,
     )
 

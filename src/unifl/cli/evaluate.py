@@ -90,6 +90,10 @@ def evaluate(
     features: Annotated[
         str | None, typer.Option(help="Measure diversity on dinov2, clip or inception, also NAME=PATH.")
     ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Measure distances of --features to this folder of pictures, and the drift."),
+    ] = None,
     detector: Annotated[
         str | None, typer.Option(help="Judge a suite of GenEval by this detector: a hub name or a folder.")
     ] = None,
@@ -115,7 +119,9 @@ def evaluate(
     On prompts of your own, or on a suite that was published (recognised by
     its files), name what to measure: scorers by --score, or a detector for
     the suite of GenEval. Categories of a suite are groups of the report.
-    Three models or more are ranked, too.
+    Three models or more are ranked, too. With --features and --reference,
+    distances to a folder of pictures are measured (FID, KID, CMMD,
+    precision, recall, Vendi), and how far each model is from the first.
 
     For example:
 
@@ -127,6 +133,8 @@ def evaluate(
         unifl evaluate base=path/to/sd15 mine=runs/mine --prompts PartiPrompts.tsv --score pickscore
         unifl evaluate base=path/to/sd15 mine=runs/mine --prompts evaluation_metadata.jsonl \
               --detector facebook/mask2former-swin-small-coco-instance
+        unifl evaluate base=path/to/sd15 mine=runs/mine --prompts captions.txt --score clipscore \
+              --features dinov2 --reference coco_val2017
     """
     quiet_libraries()
     from unifl.assembly.figures import Request
@@ -152,8 +160,11 @@ def evaluate(
     )
     if features is not None and not readings.asked:
         raise UserError("--features goes with --score or --detector; a judge has features of its own")
+    if reference is not None and features is None:
+        raise UserError("--reference goes with --features, on which pictures are compared; name them, too")
     request = Request(
         suite=suite,
+        reference=reference,
         readings=readings,
         prompts=prompts,
         num_prompts=num_prompts,
