@@ -50,12 +50,12 @@ def test_a_suite_is_scored_by_category_and_three_models_are_ranked(workspace, un
 
 
 def test_an_evaluation_goes_on_with_the_batches_that_it_has(workspace, unifl, suite, monkeypatch):
-    from unifl.assembly import evaluate
+    from unifl.assembly.evaluate import Candidate
 
     settings = ("--score", "sharpness", "--seeds", "2", "--batch-size", "1", "--out")
     arguments = ("evaluate", "tiny@1", "--prompts", suite, *settings)
     assert unifl(*arguments, "whole").exit_code == 0
-    drawn, real = [], evaluate._draw
+    drawn, real = [], Candidate.draw
 
     def stops(candidate, prompts, *, seed, indices):
         if len(drawn) == 4:
@@ -63,7 +63,7 @@ def test_an_evaluation_goes_on_with_the_batches_that_it_has(workspace, unifl, su
         drawn.append((seed, *indices))
         return real(candidate, prompts, seed=seed, indices=indices)
 
-    monkeypatch.setattr(evaluate, "_draw", stops)
+    monkeypatch.setattr(Candidate, "draw", stops)
     stopped = unifl(*arguments, "out")
     assert stopped.exit_code == 130 and "--reuse goes on where it was" in " ".join(stopped.output.split())
     again = []
@@ -72,7 +72,7 @@ def test_an_evaluation_goes_on_with_the_batches_that_it_has(workspace, unifl, su
         again.append((seed, *indices))
         return real(candidate, prompts, seed=seed, indices=indices)
 
-    monkeypatch.setattr(evaluate, "_draw", goes_on)
+    monkeypatch.setattr(Candidate, "draw", goes_on)
     assert unifl(*arguments, "out", "--reuse").exit_code == 0
     assert len(drawn) == 4 and not set(drawn) & set(again) and len(again) == 2
     results = [read_result(workspace / name / "result.json") for name in ("whole", "out")]
@@ -85,9 +85,9 @@ def test_an_evaluation_goes_on_with_the_batches_that_it_has(workspace, unifl, su
 
 
 def test_all_prompts_of_a_file_are_taken_unless_fewer_are_asked_for(workspace, unifl, monkeypatch):
-    from unifl.assembly import evaluate
+    from unifl.assembly.evaluate import Candidate
 
-    monkeypatch.setattr(evaluate, "_draw", lambda of, prompts, **how: torch.rand(len(prompts), 3, 8, 8))
+    monkeypatch.setattr(Candidate, "draw", lambda of, prompts, **how: torch.rand(len(prompts), 3, 8, 8))
     (workspace / "many.txt").write_text("\n".join(f"a circle {i}" for i in range(520)))
     arguments = ("evaluate", "tiny@1", "--prompts", "many.txt", "--score", "colourfulness", "--seeds", "1")
     whole = unifl(*arguments, "--out", "whole")
@@ -103,10 +103,10 @@ def test_all_prompts_of_a_file_are_taken_unless_fewer_are_asked_for(workspace, u
 @pytest.fixture
 def drawn(monkeypatch):
     """The models that are drawn, one entry per batch."""
-    from unifl.assembly import evaluate
+    from unifl.assembly.evaluate import Candidate
 
-    seen, real = [], evaluate._draw
-    monkeypatch.setattr(evaluate, "_draw", lambda *given, **how: seen.append(1) or real(*given, **how))
+    seen, real = [], Candidate.draw
+    monkeypatch.setattr(Candidate, "draw", lambda *given, **how: seen.append(1) or real(*given, **how))
     return seen
 
 
@@ -158,7 +158,7 @@ def test_a_suite_of_other_clauses_or_a_detector_of_other_weights_judges_again(wo
 def test_distances_to_a_folder_and_drift_from_the_first_model(workspace, unifl, suite, monkeypatch):
     from test_features import dinov2
 
-    from unifl.assembly import evaluate
+    from unifl.assembly.evaluate import Candidate
     from unifl.feedback.features import PictureFeatures, open_features
     from unifl.metrics import frechet_distance, kernel_distance, prdc, vendi_score
 
@@ -170,7 +170,7 @@ def test_distances_to_a_folder_and_drift_from_the_first_model(workspace, unifl, 
         Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(
             workspace / f"real/{i:02d}.png"
         )
-    pictures, real = {}, evaluate._draw
+    pictures, real = {}, Candidate.draw
 
     def kept(candidate, prompts, *, seed, indices):
         images = real(candidate, prompts, seed=seed, indices=indices)
@@ -178,7 +178,7 @@ def test_distances_to_a_folder_and_drift_from_the_first_model(workspace, unifl, 
             pictures[candidate.sampling.num_steps, index, seed] = image
         return images
 
-    monkeypatch.setattr(evaluate, "_draw", kept)
+    monkeypatch.setattr(Candidate, "draw", kept)
     arguments = (
         "evaluate",
         "a=tiny@1",

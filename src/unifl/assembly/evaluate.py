@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unifl.assembly.distances import Distances
+from unifl.assembly.drawn import DrawnPictures
 from unifl.assembly.fingerprint import fingerprint
 from unifl.assembly.model_distances import Reference, model_distances
 from unifl.assembly.recipe import SamplingConfig
@@ -70,6 +72,40 @@ class Candidate:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     batch_size: int = 32
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What pictures depend on beside what `entry` says."""
+        return {
+            "negative_prompt": self.sampling.negative_prompt,
+            "mixed_precision": self.generator.mixed_precision,
+        }
+
+    def entry(self, prompts: Sequence[str], seeds: Sequence[int]) -> ModelEntry:
+        """Its row of `result.json`, without metrics."""
+        how = self.sampling
+        return ModelEntry(
+            weights_sha256=weights_sha256(self.generator, self.role),
+            sampler=SAMPLER if how.consistency is None else how.consistency.kind,
+            steps=how.num_steps,
+            guidance=how.guidance,
+            spacing=how.spacing,
+            seeds=list(seeds),
+            prompts_sha256=prompts_sha256(prompts),
+        )
+
+    @torch.no_grad()
+    def draw(self, prompts: list[str], *, seed: int, indices: list[int]) -> Float[Tensor, "b 3 h w"]:
+        """One picture per prompt."""
+        return sample(
+            self.generator,
+            prompts,
+            seed=seed,
+            indices=indices,
+            **self.sampling.arguments,
+            role=self.role,
+            batch_size=self.batch_size,
+        )
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -93,7 +129,7 @@ class Evaluation:
 
 
 def evaluate_models(
-    models: Mapping[str, Candidate],
+    models: Mapping[str, Candidate | DrawnPictures],
     prompts: Sequence[str],
     judge: Judge,
     *,
@@ -119,7 +155,7 @@ def evaluate_models(
     goes on where an earlier call was interrupted.
 
     Args:
-        models: By id, such as "base@20".
+        models: By id, such as "base@20"; or pictures that are there already, of these prompts.
         prompts: Held-out prompts, the same for all.
         judge: Reads the pictures.
         judge_name: Its name in `result.json`.
@@ -161,7 +197,7 @@ def evaluate_models(
     )
     entries, found = dict[str, ModelEntry](), dict[str, ModelResult]()
     for name, candidate in models.items():
-        entry = _entry(candidate, prompts, seeds)
+        entry = candidate.entry(prompts, seeds)
         origin = ask.origin(entry, candidate)
         result = _known(folder, name, origin, ask.keep_features) if reuse else None
         if result is None:
@@ -217,7 +253,7 @@ class _Request:
     groups: list[str] | None
     keep_features: bool
 
-    def origin(self, entry: ModelEntry, candidate: Candidate) -> Origin:
+    def origin(self, entry: ModelEntry, candidate: Candidate | DrawnPictures) -> Origin:
         """Everything that a model's scores depend on."""
         return Origin(
             judge=self.judge_name,
@@ -225,8 +261,7 @@ class _Request:
             judge_sees={name: f"{seen.mean():.4f} {seen.std():.4f}" for name, seen in self.features.items()},
             drawn=asdict(entry)
             | {
-                "negative_prompt": candidate.sampling.negative_prompt,
-                "mixed_precision": candidate.generator.mixed_precision,
+                **candidate.settings,
                 "diversity_prompts": self.diversity_prompts,
                 "diversity_seeds": self.diversity_seeds,
                 "object_counts": self.object_counts,
@@ -236,7 +271,7 @@ class _Request:
 
     def measure(
         self,
-        candidate: Candidate,
+        candidate: Candidate | DrawnPictures,
         prompts: Sequence[str],
         judge: Judge,
         num_pictures: int,
@@ -244,7 +279,7 @@ class _Request:
         progress: Callable[[int, int], None] | None,
     ) -> ModelResult:
         return evaluate_model(
-            partial(_draw, candidate),
+            candidate.draw,
             prompts,
             judge,
             seeds=self.seeds,
@@ -285,33 +320,6 @@ def _networks(generator: Generator, role: str) -> dict[str, dict[str, Tensor]]:
     return found if role in START_ROLES else {**found, "user adapter": user_state(generator, role)}
 
 
-@torch.no_grad()
-def _draw(candidate: Candidate, prompts: list[str], *, seed: int, indices: list[int]) -> Tensor:
-    how = candidate.sampling
-    return sample(
-        candidate.generator,
-        prompts,
-        seed=seed,
-        indices=indices,
-        **how.arguments,
-        role=candidate.role,
-        batch_size=candidate.batch_size,
-    )
-
-
-def _entry(candidate: Candidate, prompts: Sequence[str], seeds: Sequence[int]) -> ModelEntry:
-    how = candidate.sampling
-    return ModelEntry(
-        weights_sha256=weights_sha256(candidate.generator, candidate.role),
-        sampler=SAMPLER if how.consistency is None else how.consistency.kind,
-        steps=how.num_steps,
-        guidance=how.guidance,
-        spacing=how.spacing,
-        seeds=list(seeds),
-        prompts_sha256=prompts_sha256(prompts),
-    )
-
-
 def _known(folder: Path, name: str, origin: Origin, keep_features: bool) -> ModelResult | None:
     """Scores of an earlier call, if everything that they depend on is as it was, and features are there if wanted."""
     path = _scores_file(folder, name)
@@ -332,7 +340,7 @@ def _scores_file(folder: Path, name: str) -> Path:
     return folder / "scores" / f"{encode_id(name)}.npz"
 
 
-def _check(models: Mapping[str, Candidate], pairs: Sequence[tuple[str, str]]) -> None:
+def _check(models: Mapping[str, Candidate | DrawnPictures], pairs: Sequence[tuple[str, str]]) -> None:
     if not models:
         raise UserError("there is no model to evaluate; name at least one")
     for name in (name for pair in pairs for name in pair):

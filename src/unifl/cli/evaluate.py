@@ -72,7 +72,11 @@ Reuse = Annotated[
 
 def evaluate(
     models: Annotated[
-        list[str], typer.Argument(help="MODEL, MODEL@STEPS or NAME=MODEL@STEPS.", metavar="MODEL...")
+        list[str],
+        typer.Argument(
+            help="MODEL, MODEL@STEPS or NAME=MODEL@STEPS; or a folder that GenEval's script drew.",
+            metavar="MODEL...",
+        ),
     ],
     folder: Annotated[
         Path | None,
@@ -118,7 +122,9 @@ def evaluate(
 
     On prompts of your own, or on a suite that was published (recognised by
     its files), name what to measure: scorers by --score, or a detector for
-    the suite of GenEval. Categories of a suite are groups of the report.
+    the suite of GenEval. Pictures that another tool drew in the layout of
+    GenEval (00000/metadata.jsonl, 00000/samples/0000.png, ...) are judged
+    as they are, with the prompts that lie beside them. Categories of a suite are groups of the report.
     Three models or more are ranked, too. With --features and --reference,
     distances to a folder of pictures are measured (FID, KID, CMMD,
     precision, recall, Vendi), and how far each model is from the first.
@@ -133,6 +139,7 @@ def evaluate(
         unifl evaluate base=path/to/sd15 mine=runs/mine --prompts PartiPrompts.tsv --score pickscore
         unifl evaluate base=path/to/sd15 mine=runs/mine --prompts evaluation_metadata.jsonl \
               --detector facebook/mask2former-swin-small-coco-instance
+        unifl evaluate theirs=outputs/geneval --detector facebook/mask2former-swin-small-coco-instance
         unifl evaluate base=path/to/sd15 mine=runs/mine --prompts captions.txt --score clipscore \
               --features dinov2 --reference coco_val2017
     """
