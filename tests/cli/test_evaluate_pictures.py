@@ -14,6 +14,7 @@ from unifl.assembly.evaluate import Candidate
 from unifl.metrics import read_result
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "feedback"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "feedback" / "features"))
 
 ROWS = [
     {"tag": "single_object", "include": [{"class": "circle", "count": 1}], "prompt": "a circle"},
@@ -58,6 +59,24 @@ def test_pictures_of_another_tool_are_judged_where_they_lie(workspace, unifl, mo
     assert unifl("report", "out").exit_code == 0
     page = (workspace / "out/report.html").read_text()
     assert "have noise of their own" in page and "All pictures of a row" not in page
+
+
+def test_pictures_of_other_noise_have_distances_and_no_drift(workspace, unifl):
+    from test_features import dinov2
+
+    (workspace / "dino").mkdir()
+    dinov2(workspace / "dino")
+    draw_elsewhere(workspace / "theirs")
+    draw_elsewhere(workspace / "others")
+    settings = ("--score", "sharpness", "--features", "dinov2=dino", "--reference", "theirs/00000/samples")
+    for models in (("theirs", "others"), ("tiny@1", "tiny@2", "theirs")):
+        result = unifl("evaluate", *models, *settings, "--seeds", "2", "--out", "out")
+        assert result.exit_code == 0, result.output
+    found = read_result(workspace / "out/result.json").models
+    drift = {name for name, entry in found.items() if any(key.startswith("drift") for key in entry.metrics)}
+    assert drift == {"tiny@2"}
+    assert all("kid_samples_on_dinov2" in entry.metrics for entry in found.values())
+    assert found["theirs"].metrics["diversity"].n == 2  # over the two pictures that there are
 
 
 def test_pictures_that_changed_are_judged_again(workspace, unifl):

@@ -213,7 +213,8 @@ def evaluate_models(
     comparisons = compare_models(found, pairs, judge=judge_name, metric=metric)
     ranks, unranked = _ranked(found, metric)
     rows = [] if ranks is None else _rank_rows(ranks, judge_name, metric)
-    distances = {} if reference is None else model_distances(found, reference)
+    paired = [name for name, one in models.items() if isinstance(one, Candidate)]
+    distances = {} if reference is None else model_distances(found, reference, paired=paired)
     for name, one in distances.items():
         entries[name].metrics.update((key, Metric.of(interval)) for key, interval in one.numbers.items())
     merged = update_result(

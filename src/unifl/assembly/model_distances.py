@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +68,9 @@ def open_reference(
     return Reference(folder.expanduser().resolve().name, extractor.name, found.features)
 
 
-def model_distances(results: Mapping[str, ModelResult], reference: Reference) -> dict[str, Distances]:
+def model_distances(
+    results: Mapping[str, ModelResult], reference: Reference, *, paired: Collection[str]
+) -> dict[str, Distances]:
     """Distances of each model's pictures, by model.
 
     Numbers are called after what they compare: `kid_coco_on_dinov2` is to the folder coco, `vendi_on_dinov2` of the
@@ -77,6 +79,7 @@ def model_distances(results: Mapping[str, ModelResult], reference: Reference) ->
     Args:
         results: Of models with their features, the first of which is the base.
         reference: What they are compared with.
+        paired: Models whose pictures start from the same noise, of which there is a drift.
 
     Raises:
         UserError: See `set_distances`.
@@ -89,7 +92,7 @@ def model_distances(results: Mapping[str, ModelResult], reference: Reference) ->
         rows, units = _rows(result)
         numbers, left_out = set_distances(rows, reference.features, units=units)
         numbers = {names.get(key, f"{key}_{reference.name}{on}"): one for key, one in numbers.items()}
-        if model != base:
+        if model != base and {model, base} <= {*paired}:
             drift, without = feature_drift(rows, _rows(start)[0], units=units)
             numbers |= {f"{key}_from_{base}{on}": one for key, one in drift.items()}
             left_out |= without

@@ -122,12 +122,16 @@ def evaluate(
 
     On prompts of your own, or on a suite that was published (recognised by
     its files), name what to measure: scorers by --score, or a detector for
-    the suite of GenEval. Pictures that another tool drew in the layout of
-    GenEval (00000/metadata.jsonl, 00000/samples/0000.png, ...) are judged
-    as they are, with the prompts that lie beside them. Categories of a suite are groups of the report.
-    Three models or more are ranked, too. With --features and --reference,
-    distances to a folder of pictures are measured (FID, KID, CMMD,
-    precision, recall, Vendi), and how far each model is from the first.
+    the suite of GenEval. Categories of a suite are groups of the report.
+    Three models or more are ranked, too.
+
+    Pictures that another tool drew in the layout of GenEval
+    (00000/metadata.jsonl, 00000/samples/0000.png, ...) are judged as they
+    are, with the prompts that lie beside them.
+
+    With --features and --reference, distances to a folder of pictures are
+    measured (FID, KID, CMMD, precision, recall, Vendi), and how far each
+    model is from the first.
 
     For example:
 
