@@ -75,9 +75,9 @@ def owl(folder):
     return model, tokenizer
 
 
-def shown(images):
+def shown(images, size=(64, 64)):
     """What the processors do, in one line each: scale, normalise."""
-    small = torch.nn.functional.interpolate(images, size=(64, 64), mode="bilinear", antialias=True)
+    small = torch.nn.functional.interpolate(images, size=size, mode="bilinear", antialias=True)
     mean, std = (torch.tensor(NORMAL[key]).view(1, 3, 1, 1) for key in ("image_mean", "image_std"))
     return (small - mean) / std
 
@@ -114,14 +114,15 @@ def test_one_output_per_label_is_a_sigmoid():
     assert found[1].box == pytest.approx((0, 40, 150, 60), abs=1e-3)  # cut off at the picture
 
 
-def test_masks_are_those_of_the_queries(tmp_path, pictures):
+def test_masks_are_those_of_the_queries(tmp_path, pictures, monkeypatch):
+    monkeypatch.setattr("unifl.feedback.detectors._SHORTER", 64)
     save_checkpoint("mask2former", tmp_path)
     detector = open_detector(str(tmp_path))
     found = detector(pictures, [NAMES, []])
     assert found[1] == [] and found[0]
     model = hf.Mask2FormerForUniversalSegmentation.from_pretrained(tmp_path)
     with torch.no_grad():
-        answer = model(pixel_values=shown(pictures[:1]))
+        answer = model(pixel_values=shown(pictures[:1], (64, 128)))
     probabilities = answer.class_queries_logits[0].softmax(-1)
     masks = torch.nn.functional.interpolate(
         answer.masks_queries_logits, size=(48, 96), mode="bilinear", align_corners=False
@@ -141,6 +142,15 @@ def test_masks_are_those_of_the_queries(tmp_path, pictures):
         outside = one.mask.clone()
         outside[top:bottom, left:right] = False
         assert one.mask.shape == (48, 96) and not outside.any() and one.mask[top].any()
+
+
+@pytest.mark.parametrize("name", ["mask2former", "maskformer"])
+def test_a_segmenter_looks_at_the_size_of_the_published_detector(tmp_path, name):
+    """mmdet: a shorter side of 800 px, a longer one of at most 1333, both a multiple of 32."""
+    save_checkpoint(name, tmp_path)
+    target = open_detector(str(tmp_path)).preprocessing.target
+    assert target(512, 512) == target(1024, 1024) == (800, 800)
+    assert target(512, 768) == (800, 1216) and target(1024, 512) == (1344, 672)
 
 
 def test_words_are_looked_for_on_a_square(tmp_path, pictures):

@@ -39,7 +39,13 @@ Base = Annotated[
 Question = Annotated[
     list[str] | None, typer.Option(help="A text file with what a judge is asked.", metavar="NAME=PATH")
 ]
-NumPrompts = Annotated[int, typer.Option(help="At most so many prompts, of every category some.")]
+NumPrompts = Annotated[
+    int | None,
+    typer.Option(
+        help="At most so many prompts, of every category some.",
+        show_default="all of a file, 500 of the world",
+    ),
+]
 Seeds = Annotated[int, typer.Option(help="Pictures per prompt.")]
 JudgeName = Annotated[
     str,
@@ -66,14 +72,18 @@ Reuse = Annotated[
 
 def evaluate(
     models: Annotated[
-        list[str], typer.Argument(help="MODEL, MODEL@STEPS or NAME=MODEL@STEPS.", metavar="MODEL...")
+        list[str],
+        typer.Argument(
+            help="MODEL, MODEL@STEPS or NAME=MODEL@STEPS; or a folder that GenEval's script drew.",
+            metavar="MODEL...",
+        ),
     ],
     folder: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Where files go: the run itself if it is the only model."),
     ] = None,
     prompts: PromptFile = None,
-    num_prompts: NumPrompts = 500,
+    num_prompts: NumPrompts = None,
     seeds: Seeds = 4,
     judge: JudgeName = "world:judges/gold",
     suite: SuiteName = "auto",
@@ -83,6 +93,10 @@ def evaluate(
     question: Question = None,
     features: Annotated[
         str | None, typer.Option(help="Measure diversity on dinov2, clip or inception, also NAME=PATH.")
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Measure distances of --features to this folder of pictures, and the drift."),
     ] = None,
     detector: Annotated[
         str | None, typer.Option(help="Judge a suite of GenEval by this detector: a hub name or a folder.")
@@ -111,6 +125,14 @@ def evaluate(
     the suite of GenEval. Categories of a suite are groups of the report.
     Three models or more are ranked, too.
 
+    Pictures that another tool drew in the layout of GenEval
+    (00000/metadata.jsonl, 00000/samples/0000.png, ...) are judged as they
+    are, with the prompts that lie beside them.
+
+    With --features and --reference, distances to a folder of pictures are
+    measured (FID, KID, CMMD, precision, recall, Vendi), and how far each
+    model is from the first.
+
     For example:
 
         unifl evaluate world:pipeline@20 runs/stage1 runs/refl
@@ -121,6 +143,9 @@ def evaluate(
         unifl evaluate base=path/to/sd15 mine=runs/mine --prompts PartiPrompts.tsv --score pickscore
         unifl evaluate base=path/to/sd15 mine=runs/mine --prompts evaluation_metadata.jsonl \
               --detector facebook/mask2former-swin-small-coco-instance
+        unifl evaluate theirs=outputs/geneval --detector facebook/mask2former-swin-small-coco-instance
+        unifl evaluate base=path/to/sd15 mine=runs/mine --prompts captions.txt --score clipscore \
+              --features dinov2 --reference coco_val2017
     """
     quiet_libraries()
     from unifl.assembly.figures import Request
@@ -146,8 +171,11 @@ def evaluate(
     )
     if features is not None and not readings.asked:
         raise UserError("--features goes with --score or --detector; a judge has features of its own")
+    if reference is not None and features is None:
+        raise UserError("--reference goes with --features, on which pictures are compared; name them, too")
     request = Request(
         suite=suite,
+        reference=reference,
         readings=readings,
         prompts=prompts,
         num_prompts=num_prompts,
@@ -172,7 +200,7 @@ def compare(
     metric: Annotated[str, typer.Option(help="What decides a pair.")] = "overall",
     folder: Annotated[Path, typer.Option("--out", "-o", help="Where files go.")] = Path("runs/comparison"),
     prompts: PromptFile = None,
-    num_prompts: NumPrompts = 500,
+    num_prompts: NumPrompts = None,
     seeds: Seeds = 1,
     judge: JudgeName = "world:judges/gold",
     guidance: Guidance = None,

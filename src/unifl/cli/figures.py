@@ -14,6 +14,7 @@ from unifl.cli.console import interrupted, out, progress_line
 from unifl.errors import UserError
 from unifl.evaluation import ModelResult, compare_models
 from unifl.evaluation.report_inputs import decode_id
+from unifl.metrics import Interval
 from unifl.metrics.result import Comparison
 from unifl.world.gold import load_gold
 
@@ -22,6 +23,7 @@ def show_figures(models: Sequence[str], request: Request, folder: Path) -> None:
     """Evaluate models against the first of them, and print every metric and comparison."""
     done = _measure(models, request, folder)
     out.print(_metric_table(done.models))
+    _show_distances(done)
     _tell_files(folder)
     show_comparisons(done.comparisons)
     _show_ranks(done)
@@ -65,10 +67,28 @@ def show_comparisons(rows: Sequence[Comparison]) -> None:
         out.print(said, highlight=False, markup=False, soft_wrap=True)
 
 
+def _show_distances(done: Evaluation) -> None:
+    """Distances with models in columns, and what of them is left out and why."""
+    if not done.distances:
+        return
+    table = Table("distance", *done.distances, title_justify="left")
+    for key in dict.fromkeys(key for one in done.distances.values() for key in one.numbers):
+        found = [one.numbers.get(key) for one in done.distances.values()]
+        table.add_row(key, *("" if one is None else escape(_distance_text(one)) for one in found))
+    out.print(table)
+    for name, distances in done.distances.items():
+        for key, why in distances.left_out.items():
+            _tell(f"{name}: no {key}: {why.replace(', or set few if you mean it', '')}")
+
+
+def _distance_text(one: Interval) -> str:
+    return f"{one.value:.4g}" + ("" if one.low == one.high else f"  [{one.low:.4g}, {one.high:.4g}]")
+
+
 def _show_ranks(done: Evaluation) -> None:
     """Bradley-Terry strengths, or why there are none."""
     if done.unranked:
-        out.print(f"no ranks: {done.unranked}", highlight=False, markup=False, soft_wrap=True)
+        _tell(f"no ranks: {done.unranked}")
     if done.ranks is None:
         return
     table = Table(
@@ -103,14 +123,18 @@ def _measure(
             against_first=against_first,
             metric=metric,
             progress=progress_line,
+            tell=_tell,
         )
     except KeyboardInterrupt as stop:
         raise interrupted("the same command with --reuse goes on where it was") from stop
 
 
+def _tell(line: str) -> None:
+    out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def _tell_files(folder: Path) -> None:
-    text = f"wrote {folder / 'result.json'}; the page about it: unifl report {folder}"
-    out.print(text, highlight=False, soft_wrap=True)
+    _tell(f"wrote {folder / 'result.json'}; the page about it: unifl report {folder}")
 
 
 def _metric_table(models: Mapping[str, ModelResult]) -> Table:

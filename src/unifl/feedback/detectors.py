@@ -21,6 +21,9 @@ from unifl.feedback.pretrained import checkpoint_type, find_place, label_names, 
 
 LEAST = 0.05
 """Detections that are less sure than this are dropped: no rule looks at them."""
+_SHORTER, _LONGER = 800, 1333
+"""Px of the sides at which a segmenter looks, whatever its processor says: GenEval's thresholds are for Mask2Former as
+mmdet's config shows it pictures, and processors published for transformers squash them to 384 px a side."""
 _OVERLAP = 0.5  # intersection over union above which two answers of OWL are one object
 _PATTERN = "a photo of a {}"
 
@@ -70,6 +73,7 @@ def open_detector(name: str, *, revision: str | None = None) -> Detector:
         return _WordDetector(name, revision, square=kind == "owlv2")
     if kind in ("mask2former", "maskformer"):
         model, preprocessing = load_checkpoint(name, "instances", revision=revision)
+        preprocessing = preprocessing.at(_SHORTER, longest=_LONGER)
         return _LabelDetector(model, preprocessing, label_names(name, revision=revision), _read_masks)
     model, preprocessing = load_checkpoint(name, "objects", revision=revision)
     return _LabelDetector(model, preprocessing, label_names(name, revision=revision), _read_boxes)

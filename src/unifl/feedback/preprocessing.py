@@ -90,11 +90,11 @@ class Preprocessing:
             )
         return found
 
-    def at(self, size: int | None) -> Preprocessing:
-        """With another shorter side; None changes nothing."""
+    def at(self, size: int | None, *, longest: int | None = None) -> Preprocessing:
+        """With another shorter side, and perhaps a largest longer one; None changes nothing."""
         if size is None:
             return self
-        return replace(self, size=size, longest=None, keep_aspect_ratio=False, resizes=True)
+        return replace(self, size=size, longest=longest, keep_aspect_ratio=False, resizes=True)
 
     def _wanted(self, height: int, width: int) -> tuple[int, int]:
         if self.size is None:

@@ -133,6 +133,86 @@ def test_geneval_says_what_should_be_there(tmp_path):
     assert color.include == (Wanted("cup", 1, "red"),)
 
 
+TABLES = {
+    "partiprompts": [
+        {"Prompt": "bond", "Category": "Abstract", "Challenge": "Basic", "Note": None},
+        {"Prompt": '"hi" she said', "Category": "Animals", "Challenge": "Basic", "Note": "x"},
+    ],
+    "drawbench": [
+        {"Prompts": "A red car.", "Category": "Colors"},
+        {"Prompts": "A bus.", "Category": "Counting"},
+    ],
+    "pick_a_pic": [{"caption": "cat", "user": 1}, {"caption": "dog", "user": 2}],
+    "plain": [{"id": 1, "prompt": "a cat"}, {"id": 2, "prompt": "a dog"}],
+    "dpg": [
+        {
+            "item_id": f"coco{i}",
+            "text": f"cat {i}",
+            "proposition_id": 1,
+            "dependency": "0",
+            "question_natural_language": "A cat?",
+        }
+        for i in range(2)
+    ],
+}
+
+
+def save_table(path, rows):
+    if path.suffix == ".parquet":
+        arrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(arrow.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        write(path, lines(rows))
+    else:
+        comma = "\t" if path.suffix == ".tsv" else ","
+        # quotes are text between tabs, and doubled between commas
+        cells = [[str("" if value is None else value) for value in row.values()] for row in rows]
+        if comma == ",":
+            cells = [['"' + cell.replace('"', '""') + '"' for cell in row] for row in cells]
+        write(path, "\n".join(comma.join(row) for row in [list(rows[0]), *cells]) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("form", TABLES)
+def test_a_table_is_the_same_suite_in_each_of_its_file_formats_and_in_any_case(tmp_path, form, ending):
+    rows = TABLES[form]
+    text = next(name for name in ("Prompt", "Prompts", "caption", "prompt", "text") if name in rows[0])
+    found = load_suite(save_table(tmp_path / f"train-00000-of-00001{ending}", rows))
+    assert found.form == form and found.prompts == [row[text] for row in rows]
+    assert (found.groups is None) == (form in ("plain", "pick_a_pic"))
+    if form in ("partiprompts", "drawbench"):
+        assert found.groups == [row["Category"] for row in rows]
+    if form == "dpg":
+        assert [entry.questions[0].text for entry in found.entries] == ["A cat?"] * 2
+    for change in (str.lower, str.upper):
+        other = [{change(name): value for name, value in row.items()} for row in rows]
+        assert load_suite(save_table(tmp_path / f"other{ending}", other)) == found
+
+
+def test_a_table_that_is_none_of_its_format_is_named(tmp_path):
+    path = save_table(tmp_path / "a.parquet", [{"prompt": "cat"}, {"prompt": None}])
+    with pytest.raises(UserError, match="row 2 of .* has no prompt"):
+        load_suite(path)
+    with pytest.raises(UserError, match="is a table, and geneval is none"):
+        load_suite(path, "geneval")
+    with pytest.raises(UserError, match="names no column 'prompts'; it has prompt"):
+        load_suite(path, "drawbench")
+
+
+def test_drawbench_beside_the_styles_of_hpsv2_is_not_one_of_them(tmp_path):
+    for name in ("anime", "concept-art", "drawbench", "paintings", "photo"):
+        write(tmp_path / "benchmark" / f"{name}.json", json.dumps([f"{name} of a cat"]))
+    styles = ["anime", "concept-art", "paintings", "photo"]
+    assert load_suite(tmp_path / "benchmark").groups == styles
+    assert load_suite(tmp_path / "benchmark/drawbench.json").groups == ["drawbench"]
+    write(tmp_path / "alone/drawbench.json", '["a cat"]')
+    with pytest.raises(UserError, match="has no .json files of styles"):
+        load_suite(tmp_path / "alone")
+
+
 def test_parquet_is_read_without_its_pictures(tmp_path):
     arrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
@@ -224,7 +304,7 @@ def test_a_wrong_name_is_explained(tmp_path):
     with pytest.raises(UserError, match=r"holds no \.txt and no \.json"):
         (tmp_path / "empty").mkdir()
         load_suite(tmp_path / "empty")
-    with pytest.raises(UserError, match="names no column 'Prompts'"):
+    with pytest.raises(UserError, match="names no column 'prompts'"):
         load_suite(write(tmp_path / "b.csv", "prompt\ncat\n"), "drawbench")
 
 

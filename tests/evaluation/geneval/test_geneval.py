@@ -180,6 +180,43 @@ class NoDetector:
         return [[Detection(label, 0.9, LEFT) for label in labels] for labels in wanted]
 
 
+GENEVAL = """person bicycle car motorcycle airplane bus train truck boat traffic_light fire_hydrant stop_sign
+parking_meter bench bird cat dog horse sheep cow elephant bear zebra giraffe backpack umbrella handbag tie suitcase
+frisbee skis snowboard sports_ball kite baseball_bat baseball_glove skateboard surfboard tennis_racket bottle wine_glass
+cup fork knife spoon bowl banana apple sandwich orange broccoli carrot hot_dog pizza donut cake chair couch potted_plant
+bed dining_table toilet tv laptop computer_mouse tv_remote computer_keyboard cell_phone microwave oven toaster sink
+refrigerator book clock vase scissors teddy_bear hair_drier toothbrush"""
+COCO = (
+    GENEVAL.replace("computer_mouse", "mouse")
+    .replace("tv_remote", "remote")
+    .replace("computer_keyboard", "keyboard")
+)
+VOC = (
+    COCO.replace("motorcycle", "motorbike")
+    .replace("airplane", "aeroplane")
+    .replace("couch", "sofa")
+    .replace("potted_plant", "pottedplant")
+    .replace("dining_table", "diningtable")
+    .replace(" tv ", " tvmonitor ")
+)
+
+
+@pytest.mark.parametrize("published", [COCO, VOC])
+def test_all_classes_of_geneval_are_found_by_detectors_with_either_list_of_labels(published):
+    kinds, names = ([name.replace("_", " ") for name in text.split()] for text in (GENEVAL, published))
+    assert len(kinds) == len(set(names)) == 80
+
+    class Detector:
+        labels = frozenset(names)
+
+        def __call__(self, images, wanted):
+            return [[Detection(label, 0.9, LEFT) for label in labels] for labels in wanted]
+
+    entries = tuple(Entry(f"a photo of a {kind}", "single_object", (Wanted(kind, 1),)) for kind in kinds)
+    geneval = GenEval(Suite("geneval", entries), Detector(), PaletteColors({"red": (1.0, 0.0, 0.0)}))
+    assert geneval(torch.zeros(80, 3, 8, 8), [one.prompt for one in entries]).all()
+
+
 def opened(*entries):
     return GenEval(Suite("geneval", entries), NoDetector(), PaletteColors({"red": (1.0, 0.0, 0.0)}))
 

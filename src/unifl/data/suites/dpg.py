@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from unifl.data.suites.entry import Entry, Question, checked
-from unifl.data.suites.tables import header, rows_of
+from unifl.data.suites.tables import columns, rows_of
 from unifl.errors import UserError
 
 _PROMPT = ("item_id", "text")
@@ -20,11 +21,11 @@ _QUESTION = ("proposition_id", "dependency", "question_natural_language")
 
 def dpg_table(path: Path) -> list[Entry]:
     """A prompt per item, by the source in its name, with its questions where the table has their columns."""
-    has_questions = set(_QUESTION) <= set(header(path))
+    has_questions = set(_QUESTION) <= columns(path).keys()
     texts: dict[str, tuple[str, str]] = {}
     questions: dict[str, dict[int, Question]] = {}
     for place, row in rows_of(path, _PROMPT + (_QUESTION if has_questions else ())):
-        item = row["item_id"]
+        item = str(row["item_id"])
         known = texts.setdefault(item, (row["text"], place))
         if known[0] != row["text"]:
             raise UserError(f"{place} has another text for {item} than {known[1]}; repair one of them")
@@ -44,8 +45,8 @@ def dpg_group(item: str) -> str | None:
     return re.sub(r"[\d_-]+$", "", item) or None
 
 
-def _question(row: Mapping[str, str], place: str) -> Question:
-    number, *after = (row["proposition_id"], *row["dependency"].split(","))
+def _question(row: Mapping[str, Any], place: str) -> Question:
+    number, *after = (str(row["proposition_id"]), *str(row["dependency"]).split(","))
     try:
         named = [int(one) for one in after]
         return Question(

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from unifl.data.prompts import numbered_rows, read_text
+from unifl.data.prompts import read_text
 from unifl.data.suites.dpg import dpg_group
 from unifl.data.suites.entry import Entry, checked, require_size
 from unifl.errors import UserError
@@ -16,10 +16,16 @@ _COMPBENCH_FILE = re.compile(rf"({'|'.join(COMPBENCH)})_(val|train)\w*\.txt")
 
 
 def hpsv2(path: Path) -> list[Entry]:
-    """`<style>.json`, each a list of prompts; one of them, a folder of them, or one file with lists by style."""
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    """`<style>.json`, each a list of prompts; one of them, a folder of them, or one file with lists by style.
+
+    DrawBench lies beside the styles as it was published, and HPSv2's mean is over the styles alone: of a folder it is
+    left out.
+    """
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.glob("*.json") if file.stem != "drawbench")
     if not files:
-        raise UserError(f"{path} has no .json files; the benchmark of HPSv2 has one per style")
+        raise UserError(f"{path} has no .json files of styles; the benchmark of HPSv2 has one for each")
     return [entry for file in files for entry in _styles(file)]
 
 
@@ -55,12 +61,6 @@ def dpg_folder(path: Path) -> list[Entry]:
 def plain_lines(path: Path) -> list[Entry]:
     """A prompt per line."""
     return _lines(path, None)
-
-
-def plain_objects(path: Path) -> list[Entry]:
-    """An object with `prompt` per line."""
-    rows = numbered_rows(read_text(path), path)
-    return [Entry(checked(row.get("prompt"), f"line {number} of {path}")) for number, row in rows]
 
 
 def _lines(path: Path, group: str | None) -> list[Entry]:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from unifl.data.suites import lists, tables
 from unifl.data.suites.dpg import dpg_table
 from unifl.data.suites.entry import Entry, Suite, require_size, suite
-from unifl.data.suites.geneval import geneval
+from unifl.data.suites.geneval import drawn_folders, drawn_prompts, geneval
 from unifl.errors import UserError, nearest
 
 _METADATA = "evaluation_metadata.jsonl"
@@ -40,6 +40,8 @@ def load_suite(path: str | Path, form: str = "auto") -> Suite:
         guess = nearest(form, _READERS)
         hint = f"did you mean {guess!r}?" if guess else f"there are {', '.join(_READERS)}"
         raise UserError(f"there is no suite format {form!r}; {hint}")
+    if path.suffix.lower() == ".parquet" and form not in _OF_TABLES:
+        raise UserError(f"{path} is a table, and {form} is none; name the file as it was published")
     if path.is_dir() and form not in _OF_FOLDERS:
         raise UserError(f"{path} is a folder, and {form} is a file; name the file")
     return suite(form, _READERS[form](path), path)
@@ -54,17 +56,15 @@ def _seen(path: Path) -> str:
         return "hpsv2"
     if kind == ".txt":
         return "t2i_compbench" if lists.is_compbench(path) else "plain"
-    if kind in (".csv", ".tsv", ".jsonl", ".parquet"):
-        names = tables.header(path)
+    if kind in _TABLES:
+        names = tables.columns(path)
         for form, needed in _COLUMNS.items():
-            if needed <= set(names):
+            if needed <= names.keys() and (form != "geneval" or kind == ".jsonl"):
                 return form
-        if any(name.lower() == "prompt" for name in names):
-            return "plain"
         known = "; ".join(f"{form}: {', '.join(sorted(needed))}" for form, needed in _COLUMNS.items())
         raise UserError(
-            f"the columns of {path} are {', '.join(names) or 'none'}, which are those of no suite ({known}); rename "
-            "them, or say what it is by --suite"
+            f"the columns of {path} are {', '.join(names.values()) or 'none'}, which are those of no suite ({known}); "
+            "rename them, or say what it is by --suite"
         )
     raise UserError(
         f"cannot read prompts from {path}; use a .txt, .jsonl, .json, .csv, .tsv or .parquet file"
@@ -72,7 +72,7 @@ def _seen(path: Path) -> str:
 
 
 def _seen_in_folder(path: Path) -> str:
-    if (path / _METADATA).is_file():
+    if (path / _METADATA).is_file() or drawn_folders(path):
         return "geneval"
     if any(path.glob("*.json")):
         return "hpsv2"
@@ -83,6 +83,8 @@ def _seen_in_folder(path: Path) -> str:
 
 
 def _geneval(path: Path) -> list[Entry]:
+    if path.is_dir() and not (path / _METADATA).is_file():
+        return drawn_prompts(path)
     return geneval(path / _METADATA if path.is_dir() else path)
 
 
@@ -91,36 +93,33 @@ def _dpg(path: Path) -> list[Entry]:
 
 
 def _plain(path: Path) -> list[Entry]:
-    kind = path.suffix.lower()
-    if kind == ".jsonl":
-        return lists.plain_objects(path)
-    if kind in (".csv", ".tsv"):
-        column = next((name for name in tables.header(path) if name.lower() == "prompt"), "Prompt")
-        return tables.plain_column(path, column)
-    return lists.plain_lines(path)
+    return tables.plain_column(path) if path.suffix.lower() in _TABLES else lists.plain_lines(path)
 
 
+_TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 _COLUMNS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "geneval": frozenset({"tag", "include", "prompt"}),
-        "partiprompts": frozenset({"Prompt", "Category", "Challenge"}),
-        "drawbench": frozenset({"Prompts", "Category"}),
+        "partiprompts": frozenset({"prompt", "category", "challenge"}),
+        "drawbench": frozenset({"prompts", "category"}),
         "dpg": frozenset({"item_id", "text"}),
         "pick_a_pic": frozenset({"caption"}),
+        "plain": frozenset({"prompt"}),
     }
 )
 _READERS: Mapping[str, Callable[[Path], list[Entry]]] = MappingProxyType(
     {
         "hpsv2": lists.hpsv2,
-        "partiprompts": lambda path: tables.with_category(path, "Prompt", "Category"),
+        "partiprompts": lambda path: tables.with_category(path, "prompt"),
         "pick_a_pic": tables.pick_a_pic,
         "geneval": _geneval,
         "t2i_compbench": lists.compbench,
         "dpg": _dpg,
-        "drawbench": lambda path: tables.with_category(path, "Prompts", "Category"),
+        "drawbench": lambda path: tables.with_category(path, "prompts"),
         "plain": _plain,
     }
 )
+_OF_TABLES = frozenset({"partiprompts", "pick_a_pic", "dpg", "drawbench", "plain"})
 _OF_FOLDERS = frozenset({"hpsv2", "geneval", "t2i_compbench", "dpg"})
 FORMS = tuple(_READERS)
 """Formats by name."""

@@ -14,8 +14,19 @@ from unifl.evaluation.geneval.colors import ColorReader
 from unifl.evaluation.geneval.rules import Thresholds, Verdict, judge_picture
 from unifl.feedback.detectors import Detection, Detector
 
-_OTHER_NAMES = {"computer keyboard": "keyboard", "computer mouse": "mouse", "tv remote": "remote"}
-"""Classes of GenEval that COCO's detectors call otherwise."""
+_OTHER_NAMES = {
+    "computer keyboard": "keyboard",
+    "computer mouse": "mouse",
+    "tv remote": "remote",
+    "motorcycle": "motorbike",
+    "airplane": "aeroplane",
+    "couch": "sofa",
+    "potted plant": "pottedplant",
+    "dining table": "diningtable",
+    "tv": "tvmonitor",
+}
+"""Classes of GenEval that detectors call otherwise. The first three names are COCO's; the others are Pascal VOC's and
+stand in the lists of 80 labels that Mask2Former, RT-DETR and D-FINE have for transformers."""
 
 
 class GenEval:
