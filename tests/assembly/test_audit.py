@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from unifl.assembly import audit as audits
 from unifl.assembly import run
 from unifl.assembly.audit import AuditRequest, audit_run
+from unifl.assembly.audit_judges import _judge
+from unifl.assembly.part import Part
 from unifl.assembly.recipe import load_recipe
 from unifl.assembly.run import run_recipe
 from unifl.errors import UserError
@@ -41,6 +43,13 @@ def lively(images, prompts):
 
 def mute(images, prompts):
     return images.new_full((len(images),), 0.1)
+
+
+class Strict(Reader):
+    """A judge with an argument."""
+
+    def __init__(self, below):
+        self.below = below
 
 
 def guarded(images, prompts):
@@ -328,6 +337,12 @@ def test_a_judge_that_trained_is_refused(work):
     _edit(work / "runs/refl", rewards={"red": {"path": "audit_toy:smooth", "needs_prompt": False}})
     with pytest.raises(UserError, match="the judge mine is the reward red, which trained"):
         _audit(work, judges={"mine": "audit_toy:smooth"})
+    network = RewardNetwork()
+    save_family(network.trunk, {"liked": network}, work / "rewards")
+    shutil.copytree(work / "rewards", work / "copy")
+    _edit(work / "runs/refl", rewards={"red": "rewards/liked"})
+    with pytest.raises(UserError, match="the judge mine is the reward red, which trained"):
+        _audit(work, judges={"mine": "copy/liked"})
 
 
 def test_a_judge_without_an_opinion_is_told_before_checkpoints_are_drawn(work, monkeypatch):
@@ -354,3 +369,13 @@ def test_a_run_that_was_moved_is_audited_where_it_is(work):
 def test_numbers_below_one_are_refused():
     with pytest.raises(UserError, match="num_prompts of an audit is 0"):
         AuditRequest(num_prompts=0)
+
+
+def test_a_judge_that_is_a_class_is_made_with_its_arguments(work):
+    """A `Part` with and without them is a judge as a bare name is, and not a plain reward."""
+    for part in (Part(path="assembly_toy:Reader"), Part(path="audit_toy:Strict", kwargs={"below": 0.5})):
+        scorer, _ = _judge(part, "mine", "cpu")
+        images = torch.full((2, 3, 8, 8), 0.4)
+        assert scorer(images, ["a", "b"]).tolist() == pytest.approx([0.4, 0.4], abs=1e-6)
+    with pytest.raises(UserError, match="cannot be called with {'above': 1}"):
+        _judge(Part(path="audit_toy:Strict", kwargs={"above": 1}), "mine", "cpu")

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "feedback" / "scorers"))
+
+from tiny_scorers import clip, open_clip_state
 
 
 @pytest.fixture
@@ -31,11 +39,25 @@ def test_a_run_is_audited_from_the_command_line(audited, unifl):
     assert "held out/mine" in page and "held out/RewardNet" in page
 
 
+def test_a_published_scorer_judges_from_files_alone(audited, unifl):
+    model = clip(audited / "clip-h")
+    torch.save({"state_dict": open_clip_state(model), "epoch": 3}, "HPS.pt")
+    files = ("--weights", "hps=HPS.pt", "--base", "hps=clip-h")
+    asked = ("--judge", "hps=hpsv2.1", "--prompts", "prompts.txt", "--seeds", "1", "--num-prompts", "3")
+    result = unifl("audit", "runs/refl", *asked, *files)
+    assert result.exit_code == 0, result.output
+    record = json.loads((audited / "runs/refl/audit/audit.json").read_text())
+    assert "held_out/hps" in record["checkpoints"][0]["scores"]
+
+
 def test_wrong_use_is_one_line(audited, unifl):
     for arguments, message in (
         (["nothing"], "there is no folder nothing"),
         (["runs/refl"], "names no judge that is held out"),
         (["runs/refl", "--judge", "a=x:y", "--judge", "a=x:z"], "two are called 'a'"),
+        (["runs/refl", "--judge", "pickscore", "--weights", "hps=x"], "gives no scorer of pickscore a path"),
+        (["runs/refl", "--weights", "hps=x"], "'hps=x' names a file of a scorer, and none was named"),
+        (["runs/refl", "--judge", "hpsv3", "--question", "hpsv3=gone.txt"], "gone.txt cannot be read"),
         (["runs/refl", "--judge", "assembly_toy:red", "--prompts", "prompts.txt"], "which trained"),
         (["pictures"], "is not the folder of a run"),
     ):

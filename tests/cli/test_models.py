@@ -133,7 +133,14 @@ def test_a_run_is_reported_with_its_curves(run, unifl):
 WRONG = {
     "no prompt": (("generate", "tiny"), "there is no prompt; write one after the model"),
     "no model": (("generate", "./gone", "a cat"), "no model at ./gone; check the path"),
-    "wrong steps": (("generate", "tiny", "a cat", "--steps", "2000"), "num_steps is 2000; choose 1 to 1000"),
+    "wrong steps": (
+        ("generate", "tiny", "a cat", "--steps", "2000", "--out", "out"),
+        "num_steps is 2000; choose 1 to 1000",
+    ),
+    "no pictures of ours": (
+        ("generate", "tiny", "a cat"),
+        "pictures holds metadata.jsonl, and no generate.json",
+    ),
     "wrong count": (("generate", "tiny", "a cat", "--count", "0"), "a count of at least 1"),
     "empty prompts": (("generate", "tiny", "--prompts", "empty.txt"), "empty.txt holds no prompt"),
     "no judge": (
@@ -206,3 +213,19 @@ def test_a_proxy_is_pretrained_from_the_command_line(workspace, unifl):
     assert load_proxy("runs/proxy").config.channels == 4
     again = unifl("proxy", "tiny", "plain", "runs/proxy", *asked)
     assert again.exit_code == 2 and "runs/proxy is not empty; name another folder" in again.output
+
+
+def test_an_interrupted_generate_says_how_to_go_on(workspace, unifl, monkeypatch):
+    from unifl.assembly import generate
+
+    def stop(*arguments, **more):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(generate, "sample", stop)
+        result = unifl("generate", "tiny", "a cat", "--steps", "1", "--out", "out")
+    assert result.exit_code == 130
+    assert "interrupted; what was drawn is kept; go on with: unifl" in result.stderr
+    assert unifl("generate", "tiny", "a cat", "--steps", "1", "--out", "out").exit_code == 0
+    again = unifl("generate", "tiny", "a cat", "--steps", "1", "--out", "out", "--guidance", "2")
+    assert again.exit_code == 2 and "guidance 7.5 and not 2.0" in again.stderr

@@ -90,7 +90,7 @@ def test_a_gpu_that_is_not_there_is_told_at_once(unifl, prompts):
         ({"OUT": "all.txt"}, "all.txt is also what is read"),
         ({"OUT": "folder.txt"}, "folder.txt is a folder"),
         ({"OUT": "all.txt/few.txt"}, "cannot write all.txt/few.txt: "),
-        ({"IN": "none.txt"}, "there is no file none.txt"),
+        ({"IN": "none.txt"}, "there is no file or folder none.txt"),
         ({"--report": "report.html"}, "let its name end in .json"),
         ({"--encoder": "rows.npy"}, "there is no file rows.npy"),
         ({"--encoder": "world:pipelin"}, "did you mean 'pipeline'"),

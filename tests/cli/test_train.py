@@ -83,7 +83,7 @@ def test_full_training_saves_a_pipeline_that_the_next_run_and_generate_take(work
     start = "model.pretrained_model_name_or_path=runs/full"
     second = unifl("train", "refl.yaml", start, "output_dir=runs/second", "training.max_train_steps=1")
     assert second.exit_code == 0, second.output
-    assert unifl("generate", "runs/second", "a cat").exit_code == 0
+    assert unifl("generate", "runs/second", "a cat", "--out", "drawn").exit_code == 0
 
 
 def test_stage_two_starts_from_the_lora_of_stage_one(workspace, unifl):
@@ -133,7 +133,7 @@ WRONG = {
         r"FluxPipeline are not supported; supported are StableDiffusionPipeline",
     ),
     "missing lora": (["model.lora=./gone.safetensors"], r"no LoRA at ./gone.safetensors"),
-    "missing prompts": (["data.prompts=gone.txt"], r"there is no file gone.txt; check the path"),
+    "missing prompts": (["data.prompts=gone.txt"], r"there is no file or folder gone.txt; check the path"),
     "missing data": (["data.prompts=gone"], r"data.prompts: there is no file or folder gone"),
     "empty prompts": (["data.prompts=empty.txt"], r"empty.txt holds no prompt; write at least one"),
     "no gradient, declared": (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from arena_pictures import draw
@@ -11,6 +13,7 @@ from typer.testing import CliRunner
 from unifl.assembly import arena as drawing
 from unifl.cli import app
 from unifl.errors import UserError
+from unifl.testing import tiny_folder
 from unifl.web.arena import Arena, ArenaSettings, read_results
 from unifl.web.arena.judged_pairs import read_judged
 from unifl.web.arena.make import make_arena, named_folders, read_known
@@ -173,20 +176,26 @@ def test_mistakes_are_told_before_anything_is_drawn_or_copied(folder, arguments,
     assert not (folder / "arena").exists()
 
 
-def test_what_was_drawn_is_taken_again_only_where_the_same_is_asked(folder, monkeypatch):
-    monkeypatch.setattr(drawing, "open_model", lambda model, **more: model)
-    monkeypatch.setattr(drawing, "draw_for_arena", lambda model, prompts, place, **more: place)
+def test_what_was_drawn_is_taken_again_only_where_the_same_is_asked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for seed in (0, 1):
+        tiny_folder("sd15", tmp_path / f"tiny{seed}", seed=seed)
+    told = []
 
     def ask(model, prompt, **more):
-        (folder / "prompts.txt").write_text(prompt)
-        asked = {"count": 1, "seed": 0, "num_steps": None, "progress": print, **more}
-        return drawing.draw_models([model], folder / "prompts.txt", folder / "drawn", **asked)
+        Path("prompts.txt").write_text(prompt)
+        asked = {"count": 1, "seed": 0, "num_steps": 1, "progress": lambda *done: told.append(done), **more}
+        return drawing.draw_models([f"a={model}"], Path("prompts.txt"), tmp_path / "drawn", **asked)
 
-    first = ask("a=x", "a cat")
-    assert ask("a=x", "a cat") == first
-    others = [ask("a=y", "a cat"), ask("a=x", "a dog"), ask("a=x", "a cat", count=2)]
-    others += [ask("a=x", "a cat", seed=1), ask("a=x", "a cat", num_steps=4)]
-    assert len({first[0], *(found[0] for found in others)}) == 6
+    first = ask("tiny0", "a cat")
+    assert told == [("a", 0, 1), ("a", 1, 1)]
+    assert ask("tiny0", "a cat") == first and told[2:] == [("a", 1, 1)]
+    others = [ask("tiny1", "a cat"), ask("tiny0", "a dog"), ask("tiny0", "a cat", count=2)]
+    others += [ask("tiny0", "a cat", seed=1), ask("tiny0", "a cat", num_steps=2)]
+    shutil.rmtree("tiny0")
+    Path("tiny1").rename("tiny0")  # trained further, say
+    others.append(ask("tiny0", "a cat"))
+    assert len({first[0], *(found[0] for found in others)}) == 7
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from unifl.assembly import world_names
-from unifl.assembly.generate import generate_pictures
+from unifl.assembly.drawing import Drawing
+from unifl.assembly.generate import draw
 from unifl.assembly.locate import locate_model
-from unifl.assembly.open_model import Opened, open_model
+from unifl.assembly.open_model import open_model
 from unifl.data import load_prompts
 from unifl.errors import UserError
 
@@ -48,20 +47,12 @@ def draw_models(
         UserError: No prompts, two models of one name, or a model that cannot be opened.
     """
     if prompts is None:
-        raise UserError("models need prompts to draw; name a .txt, .jsonl or .tsv file by --prompts")
+        raise UserError("models need prompts to draw; name a file of them by --prompts")
     texts, found = load_prompts(prompts), []
     for label, model in _named(models).items():
-        # what an earlier call drew is this model's only where nothing was asked differently
-        asked = json.dumps([model, texts, count, seed, num_steps])
-        place = draw_for_arena(
-            open_model(model, num_steps=num_steps),
-            texts,
-            folder / hashlib.sha256(asked.encode()).hexdigest()[:12],
-            count=count,
-            seed=seed,
-            progress=partial(progress, label),
-        )
-        found.append(f"{label}={place}")
+        opened = open_model(model, num_steps=num_steps)
+        drawing = Drawing(model=opened, prompts=texts, seed=seed, count=count)
+        found.append(f"{label}={_draw(drawing, folder, partial(progress, label))}")
     return found
 
 
@@ -79,32 +70,11 @@ def _named(models: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def draw_for_arena(
-    model: Opened,
-    prompts: Sequence[str],
-    folder: Path,
-    *,
-    count: int = 1,
-    seed: int = 0,
-    batch_size: int = 16,
-    progress: Callable[[int, int], None] | None = None,
-) -> Path:
-    """Draw a model's pictures, unless they are there; returns their folder.
-
-    Args:
-        model: See `open_model`.
-        prompts: Texts.
-        folder: Gets pictures and, last, metadata.jsonl.
-        count: Pictures of each prompt.
-        seed: The first; models that share seeds are compared on the same noise.
-        batch_size: Pictures at once.
-        progress: Called with (pictures done, pictures).
-    """
-    if not (folder / "metadata.jsonl").is_file():
-        generate_pictures(
-            model, prompts, folder, seed=seed, count=count, batch_size=batch_size, progress=progress
-        )
-    return folder
+def _draw(drawing: Drawing, folder: Path, progress: Callable[[int, int], None] | None) -> Path:
+    """Draw what is not there yet, in a folder of its own: what was asked for otherwise is left alone."""
+    place = folder / drawing.digest
+    draw(drawing, place, progress=progress)
+    return place
 
 
 def draw_demo(folder: Path, *, progress: Callable[[str, int, int], None] | None = None) -> dict[str, Path]:
@@ -118,8 +88,8 @@ def draw_demo(folder: Path, *, progress: Callable[[str, int, int], None] | None 
 
     prompts = sample_prompts(DEMO_PROMPTS, seed=_DEMO_SEED, held_out=False)
     found = {}
-    for number, (name, (steps, guidance)) in enumerate(_DEMO.items()):
+    for name, (steps, guidance) in _DEMO.items():
         opened = open_model(f"{world_names.PREFIX}pipeline", num_steps=steps, guidance=guidance)
         shown = None if progress is None else partial(progress, name)
-        found[name] = draw_for_arena(opened, prompts, folder / f"{number}", progress=shown)
+        found[name] = _draw(Drawing(model=opened, prompts=prompts), folder, shown)
     return found

@@ -22,6 +22,7 @@ from unifl.assembly.audit_judges import Scorers, in_world, scorers_of
 from unifl.assembly.device import chosen_device
 from unifl.assembly.evaluate import weights_sha256
 from unifl.assembly.open_model import open_model
+from unifl.assembly.part import Part
 from unifl.assembly.recipe import Recipe
 from unifl.data import load_prompts
 from unifl.disk import require_writable
@@ -50,7 +51,7 @@ class AuditRequest:
     """How to audit a run.
 
     Attributes:
-        judges: Held-out judges by name; none takes those of the run's recipe.
+        judges: Held-out judges by name, a `Part` for one with arguments; none takes those of the run's recipe.
         prompts: A file of prompts; None takes those of the recipe's validation or monitor.
         num_prompts: The first so many.
         samples: Pictures of each prompt.
@@ -60,7 +61,7 @@ class AuditRequest:
         folder: Gets `audit.html`, `audit.json` and the looks; None is `audit` in the run.
     """
 
-    judges: Mapping[str, str] = field(default_factory=dict)
+    judges: Mapping[str, str | Part] = field(default_factory=dict)
     prompts: Path | None = None
     num_prompts: int = 64
     samples: int = 2

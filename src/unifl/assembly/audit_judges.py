@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unifl.assembly import resolve
 from unifl.assembly.fingerprint import fingerprint
-from unifl.assembly.objects import is_dotted, make_object
+from unifl.assembly.objects import is_dotted, made
 from unifl.assembly.on_pictures import on_pictures
 from unifl.assembly.part import Part
 from unifl.assembly.recipe import Recipe
@@ -38,7 +38,9 @@ class Scorers:
     fingerprints: dict[str, str]
 
 
-def scorers_of(recipe: Recipe, asked: Mapping[str, str], *, device: torch.device | str = "cpu") -> Scorers:
+def scorers_of(
+    recipe: Recipe, asked: Mapping[str, str | Part], *, device: torch.device | str = "cpu"
+) -> Scorers:
     """The rewards that trained, and the judges that did not.
 
     Args:
@@ -51,11 +53,11 @@ def scorers_of(recipe: Recipe, asked: Mapping[str, str], *, device: torch.device
             latents, or that is the gold judge.
     """
     given = trained(recipe)
-    parts: Mapping[str, str | Part] = asked or default_judges(recipe)
+    parts = asked or default_judges(recipe)
     if not parts:
         raise UserError(
             "the run's recipe names no judge that is held out (monitor.rewards, validation), and without one nothing "
-            "can be said; name one that did not train: --judge scorer:pickscore, --judge package.module:name"
+            "can be said; name one that did not train: --judge pickscore, --judge package.module:name"
         )
     _require_held_out(parts, given)
     opened = resolve.rewards(given, device=device)
@@ -69,6 +71,9 @@ def scorers_of(recipe: Recipe, asked: Mapping[str, str], *, device: torch.device
     prints = {f"{REWARD}{name}": fingerprint(one, given[name]) for name, one in rewards.items()}
     for name, part in parts.items():
         named[f"{HELD_OUT}{name}"], prints[f"{HELD_OUT}{name}"] = _judge(part, name, device)
+        for reward in rewards:  # a copy of its files, say
+            if prints[f"{REWARD}{reward}"] == prints[f"{HELD_OUT}{name}"]:
+                raise _trained(name, reward)
     return Scorers(named, prints)
 
 
@@ -115,17 +120,21 @@ def _require_held_out(judges: Mapping[str, str | Part], given: Mapping[str, str 
             )
         same = [other for other, its in given.items() if _source(its) == _source(part)]
         if same:
-            raise UserError(f"the judge {name} is the reward {same[0]}, which trained; name one that did not")
+            raise _trained(name, same[0])
+
+
+def _trained(judge: str, reward: str) -> UserError:
+    return UserError(f"the judge {judge} is the reward {reward}, which trained; name one that did not")
 
 
 def _judge(given: str | Part, name: str, device: torch.device | str) -> tuple[Scorer, str]:
     """A judge's overall score, or a scorer as it is; and the fingerprint of either."""
-    path = _path(given)
-    if path.startswith(_WORLD_JUDGES) or (is_dotted(path) and not isinstance(given, Part)):
-        found = make_object(path) if is_dotted(path) else resolve.judge(path)
-        if isinstance(found, Judge):
-            return _overall(found), fingerprint(found, path)
     part = given if isinstance(given, Part) else resolve.named(given)
+    is_own = is_dotted(part.path) and not part.path.startswith(resolve.SCORER)
+    if is_own or part.path.startswith(_WORLD_JUDGES):
+        found = made(part) if is_own else resolve.judge(part.path)
+        if isinstance(found, Judge):
+            return _overall(found), fingerprint(found, part)
     scorer = on_pictures(resolve.feedback(part, name=name, device=device), device=device)
     if scorer.space != "pixel":
         raise UserError(
@@ -146,7 +155,7 @@ def _path(part: str | Part) -> str:
 
 
 def _source(part: str | Part) -> tuple[str, str]:
-    """What a reward is, however it is spelt or opened; of functions with arguments those belong to it."""
+    """What a reward is, however it is spelt or opened; arguments belong to what has them."""
     one = part if isinstance(part, Part) else resolve.named(part)
     path = str(Path(one.path).expanduser().resolve()) if resolve.is_file(one.path) else one.path
-    return path, repr(sorted(one.kwargs.items())) if is_dotted(one.path) else ""
+    return path, repr(sorted(one.kwargs.items()))

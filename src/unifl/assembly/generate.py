@@ -1,23 +1,34 @@
-"""Pictures as files: one PNG each, a list of what they are, and a grid to look at."""
+"""Pictures as files: one PNG each, a list of what they are, and a grid to look at.
+
+A batch's pictures are files as soon as they are drawn, so that no number of them needs memory, and a call that was
+interrupted goes on. `metadata.jsonl` comes last: a folder that has one is whole.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
+from unifl.assembly.drawing import GRID, SETTINGS, Drawing
 from unifl.assembly.open_model import Opened
+from unifl.data.store import METADATA
+from unifl.disk import require_free_space, require_writable, write_atomically
 from unifl.errors import UserError
 from unifl.evaluation.grid import picture_grid, to_pil
-from unifl.models.user import UserRoles
 from unifl.sampling import sample
 
-_GRID_ROWS = 24
+_GRID_ROWS, _GRID_COLUMNS = 24, 8
 _GRID_CELL = 192  # px; small pictures are enlarged by whole pixels up to about this
+_GRID_MAX = 512  # px; larger ones are made smaller
+_ROW_BYTES = 1000  # of metadata.jsonl, beside the prompt
+
+Progress = Callable[[int, int], None]
 
 
 def generate_pictures(
@@ -29,9 +40,9 @@ def generate_pictures(
     count: int = 1,
     batch_size: int = 16,
     user: tuple[str, Float[Tensor, "v e"]] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Path]:
-    """Draw pictures and write them.
+    """Draw pictures and write them, or what an earlier call for the same ones left undone.
 
     The noise of a picture depends on its prompt's number and its seed alone, as in evaluations: two models give
     paired pictures.
@@ -39,75 +50,101 @@ def generate_pictures(
     Args:
         model: See `open_model`.
         prompts: Texts.
-        folder: Gets `<prompt number>_<seed>.png`, `metadata.jsonl` and `grid.png`.
+        folder: Gets `<prompt number>_<seed>.png`, `grid.png`, `generate.json` and, last, `metadata.jsonl`.
         seed: The first seed.
         count: Pictures per prompt, with the seeds that follow.
         batch_size: Pictures at once.
         user: For whom, with a model that has a user adapter: id and embedding. None draws for somebody unknown.
-        progress: Called with (pictures done, pictures in all).
+        progress: Called with (pictures there, pictures in all).
 
     Returns:
         The PNG files in order of prompts, then seeds.
 
     Raises:
-        UserError: No prompts, a count below 1, or a user for a model that has no user adapter.
+        UserError: No prompts, a count or batch size below 1, a user for a model that has no user adapter; a folder
+            that cannot be written, holds other pictures, or is on a disk without room for these.
     """
-    if count < 1 or not prompts:
-        raise UserError("nothing to draw; give at least one prompt and a count of at least 1")
-    if user is not None and not isinstance(model.generator.roles, UserRoles):
-        raise UserError(
-            f"{model.name} has no user adapter, so it draws for nobody in particular; name no user"
-        )
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    how, total = model.sampling, count * len(prompts)
-    drawn = []
-    for turn in range(count):
-        images = sample(
-            model.generator,
-            prompts,
-            seed=seed + turn,
-            **how.arguments,
-            users=None if user is None else user[1].expand(len(prompts), -1, -1),
-            batch_size=batch_size,
-            progress=_shifted(progress, turn * len(prompts), total),
-        )
-        drawn.append(images)
-    pictures = torch.stack(drawn, dim=1)  # (prompts, count, 3, h, w)
-    paths, rows = [], []
-    for number, prompt in enumerate(prompts):
-        for turn in range(count):
-            path = folder / f"{number:05d}_{seed + turn}.png"
-            to_pil(pictures[number, turn]).save(path)
-            paths.append(path)
-            row = _row(model, path.name, prompt, number, seed + turn)
-            rows.append(row if user is None else {**row, "user": user[0]})
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (folder / "metadata.jsonl").write_text(lines, encoding="utf-8")
-    shown = [list(row) for row in pictures[:_GRID_ROWS]]
-    scale = max(1, _GRID_CELL // pictures.shape[-1])
-    picture_grid(shown, rows=list(prompts[:_GRID_ROWS]), scale=scale).save(folder / "grid.png")
+    drawing = Drawing(model=model, prompts=prompts, seed=seed, count=count, user=user)
+    return draw(drawing, Path(folder), batch_size=batch_size, progress=progress)
+
+
+def draw(
+    drawing: Drawing, folder: Path, *, batch_size: int = 16, progress: Progress | None = None
+) -> list[Path]:
+    """The same, for what is asked for by a `Drawing`."""
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}; it must be at least 1")
+    require_writable(folder / METADATA)
+    drawing.check(folder)
+    rows = drawing.rows
+    paths = [folder / str(row["file_name"]) for row in rows]
+    missing = {path for path in paths if not path.is_file()}
+    require_free_space(folder, _bytes_to_write(drawing, len(missing)))
+    if progress is not None:
+        progress(len(paths) - len(missing), len(paths))
+    for turn in range(drawing.count):
+        for start in range(0, len(drawing.prompts), batch_size):
+            numbers = range(start, min(start + batch_size, len(drawing.prompts)))
+            places = [folder / drawing.file_name(number, turn) for number in numbers]
+            if missing.isdisjoint(places):
+                continue
+            # whole even where a part of it is there: rounding depends on what is drawn together
+            images = _batch(drawing, numbers, turn)
+            if not (folder / SETTINGS).is_file():  # not before: settings that cannot be drawn take no folder
+                drawing.sign(folder)
+            for place, image in zip(places, images, strict=True):
+                if place in missing:
+                    write_atomically(place, _png(to_pil(image)))
+                    missing.remove(place)
+            if progress is not None:
+                progress(len(paths) - len(missing), len(paths))
+    if not (folder / GRID).is_file():
+        write_atomically(folder / GRID, _png(_grid(drawing, folder)))
+    if not (folder / METADATA).is_file():  # which may have got scores since
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_atomically(folder / METADATA, lines.encode())
     return paths
 
 
-def _row(model: Opened, file_name: str, prompt: str, number: int, seed: int) -> dict[str, object]:
-    how = model.sampling
-    return {
-        "file_name": file_name,
-        "prompt": prompt,
-        "index": number,
-        "seed": seed,
-        "model": model.name,
-        "steps": how.num_steps,
-        "guidance": how.guidance,
-        "spacing": how.spacing,
-        "negative_prompt": how.negative_prompt,
-    }
+def _batch(drawing: Drawing, numbers: range, turn: int) -> Float[Tensor, "b 3 h w"]:
+    """Pictures of some prompts."""
+    user = drawing.user
+    return sample(
+        drawing.model.generator,
+        [drawing.prompts[number] for number in numbers],
+        seed=drawing.seed + turn,
+        indices=numbers,
+        **drawing.model.sampling.arguments,
+        users=None if user is None else user[1].expand(len(numbers), -1, -1),
+        batch_size=len(numbers),
+    )
 
 
-def _shifted(
-    progress: Callable[[int, int], None] | None, before: int, total: int
-) -> Callable[[int, int], None] | None:
-    if progress is None:
-        return None
-    return lambda done, _: progress(before + done, total)
+def _bytes_to_write(drawing: Drawing, pictures: int) -> int:
+    """At most, as PNG makes pictures smaller."""
+    height, width = drawing.model.generator.image_size
+    texts = drawing.count * sum(len(prompt.encode()) for prompt in drawing.prompts)
+    return pictures * (3 * height * width + _ROW_BYTES) + texts
+
+
+def _grid(drawing: Drawing, folder: Path) -> Image.Image:
+    """The first pictures of the first prompts, from their files."""
+    prompts = list(drawing.prompts[:_GRID_ROWS])
+    turns = range(min(drawing.count, _GRID_COLUMNS))
+    shown = [
+        [_opened(folder / drawing.file_name(number, turn)) for turn in turns]
+        for number in range(len(prompts))
+    ]
+    return picture_grid(shown, rows=prompts, scale=max(1, _GRID_CELL // shown[0][0].width))
+
+
+def _opened(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        picture.thumbnail((_GRID_MAX, _GRID_MAX))
+        return picture.copy()
+
+
+def _png(picture: Image.Image) -> bytes:
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return content.getvalue()

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from unifl.assembly.drawing import SETTINGS
 from unifl.data.pictures import check_picture, read_picture, to_tensor
-from unifl.data.prompts import numbered_rows, read_text
 from unifl.data.store import METADATA
+from unifl.data.text_files import numbered_rows, read_text
 from unifl.disk import read_arrays, write_atomically
 from unifl.errors import UserError
 from unifl.feedback.features import PictureFeatures
@@ -52,7 +53,8 @@ def find_pictures(folder: str | Path) -> list[Picture]:
     """The rows of a `metadata.jsonl`, or else all picture files of a folder by name.
 
     Raises:
-        UserError: No such folder, a row without `file_name` or with one outside the folder, fewer than two pictures.
+        UserError: No such folder, a row without `file_name` or with one outside the folder, fewer than two pictures, or
+            pictures whose drawing was interrupted.
     """
     place = Path(folder).expanduser()
     if not place.is_dir():
@@ -60,6 +62,11 @@ def find_pictures(folder: str | Path) -> list[Picture]:
     path = place / METADATA
     if path.is_file():
         found = [_row(row, place, f"line {n} of {path}") for n, row in numbered_rows(read_text(path), path)]
+    elif (place / SETTINGS).is_file():
+        raise UserError(
+            f"{place} has {SETTINGS} and no {METADATA}: what drew its pictures was interrupted; go on with the same "
+            "`unifl generate`"
+        )
     else:
         found = [Picture(p) for p in sorted(place.iterdir()) if p.suffix.lower() in ENDINGS]
     if not found:

@@ -21,8 +21,8 @@ from unifl.data.pictures import check_picture, fit_picture, read_picture, to_ten
 from unifl.data.preferences import Filters, PreferenceIndex, read_preferences, select
 from unifl.data.preferences.encoded_sets import EncodedPairs, encode_preferences
 from unifl.data.preferences.kept_pictures import KeptPictures
-from unifl.data.prompts import json_rows, read_text
 from unifl.data.store import METADATA
+from unifl.data.text_files import json_rows, read_text
 from unifl.errors import UserError
 from unifl.feedback.latent_proxy import LatentProxyConfig
 from unifl.feedback.scorers.files import tokenizer_and_looking

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from unifl.data.pictures import check_picture, read_picture, to_tensor
-from unifl.data.prompts import json_rows, read_text
 from unifl.data.store import METADATA
+from unifl.data.text_files import json_rows, read_text
 from unifl.disk import require_writable, write_atomically
 from unifl.errors import UserError
 from unifl.feedback import Feedback

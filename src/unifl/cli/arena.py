@@ -87,7 +87,9 @@ def make(
             metavar="MODEL",
         ),
     ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="A .txt, .jsonl or .tsv file, for --model.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="For --model: a file, or a suite as published.")
+    ] = None,
     count: Annotated[
         int | None,
         typer.Option("--count", "-n", help="For --model: pictures per prompt; 1 by default.", min=1),
@@ -152,15 +154,18 @@ def make(
         quiet_libraries()
         from unifl.assembly.arena import draw_models
 
-        drawn = draw_models(
-            models,
-            prompts,
-            folder / "drawn",
-            count=count or 1,
-            seed=seed,
-            num_steps=steps,
-            progress=progress_line,
-        )
+        try:
+            drawn = draw_models(
+                models,
+                prompts,
+                folder / "drawn",
+                count=count or 1,
+                seed=seed,
+                num_steps=steps,
+                progress=progress_line,
+            )
+        except KeyboardInterrupt as stop:
+            raise interrupted(f"the same command goes on: {this_command()}") from stop
         found += named_folders(drawn)
     pairs, known = make_arena(
         folder,

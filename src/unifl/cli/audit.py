@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from unifl.cli.console import err, interrupted, out, quiet_libraries, this_command
-from unifl.cli.score import labelled
+from unifl.cli.arguments import ScorerBase, ScorerQuestion, ScorerWeights
+from unifl.cli.console import interrupted, out, picture_bar, quiet_libraries, this_command
+from unifl.cli.score import labelled, scorer_parts
 
 
 def audit(
@@ -17,12 +18,18 @@ def audit(
         list[str] | None,
         typer.Option(
             "--judge",
-            help="What did not train: scorer:pickscore, a folder, package.module:name, world:judges/validation; may be "
-            "repeated, and written LABEL=NAME. By default what the recipe's monitor and validation name.",
+            help="What did not train: pickscore (`unifl scorers`), a folder, module:name, world:judges/validation; may "
+            "be repeated, and written LABEL=NAME. By default what the recipe's monitor and validation name.",
         ),
     ] = None,
+    weights: ScorerWeights = None,
+    base: ScorerBase = None,
+    question: ScorerQuestion = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="A file of prompts; those of the recipe's validation by default.")
+        Path | None,
+        typer.Option(
+            help="A file of prompts, or a suite as published; those of the recipe's validation by default."
+        ),
     ] = None,
     num_prompts: Annotated[int, typer.Option(help="The first so many prompts.", min=1)] = 64,
     seeds: Annotated[int, typer.Option(help="Pictures per prompt.", min=1)] = 2,
@@ -32,7 +39,7 @@ def audit(
     batch_size: Annotated[int, typer.Option(help="Pictures at once.", min=1)] = 16,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
 ) -> None:
-    """Was the reward of a run followed too far, and which checkpoint is the one to keep?
+    r"""Was the reward of a run followed too far, and which checkpoint is the one to keep?
 
     Every checkpoint draws the same prompts from the same noise as the model
     that training started from. The rewards that trained are set against
@@ -44,17 +51,17 @@ def audit(
     For example:
 
         unifl audit runs/refl
-        unifl audit runs/mine --judge scorer:pickscore --judge liked=rewards/liked --prompts prompts.txt
+        unifl audit runs/mine --judge pickscore --judge liked=rewards/liked --prompts prompts.txt
+        unifl audit runs/mine --judge hps=hpsv2.1 --weights hps=HPS_v2.1_compressed.pt \
+              --base hps=CLIP-ViT-H-14 --prompts prompts.txt
         unifl train refl training.checkpointing_steps=5 training.checkpoints_total_limit=null
     """
     quiet_libraries()
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from unifl.assembly.audit import FOLDER, AuditRequest, audit_run
     from unifl.evaluation.audit_page import PAGE
 
     request = AuditRequest(
-        judges=labelled(judges),
+        judges=scorer_parts(labelled(judges), weights=weights, base=base, question=question),
         prompts=prompts,
         num_prompts=num_prompts,
         samples=seeds,
@@ -62,20 +69,9 @@ def audit(
         device=device,
         folder=folder,
     )
-    columns = (
-        TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn(), TextColumn("pictures"),
-        TimeRemainingColumn(),
-    )  # fmt: skip
     try:
-        with Progress(*columns, console=err, transient=True) as bar:
-            task = bar.add_task("", total=None, visible=False)
-            found = audit_run(
-                run,
-                request,
-                progress=lambda name, done, total: bar.update(
-                    task, description=name, completed=done, total=total, visible=True
-                ),
-            )
+        with picture_bar() as bar:
+            found = audit_run(run, request, progress=bar)
     except KeyboardInterrupt:
         raise interrupted(f"what was drawn is kept; go on with: {this_command()}") from None
     out.print(f"{found.outcome.verdict}: {found.outcome.reason}", highlight=False, soft_wrap=True)

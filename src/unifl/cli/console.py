@@ -8,6 +8,8 @@ import logging
 import shlex
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,22 @@ def progress_line(text: str, done: int, total: int) -> None:
         err.print(f"\r{text}: {done}/{total}", end=end, highlight=False, markup=False)
     elif done >= total:
         err.print(f"{text}: {total} pictures", highlight=False, markup=False)
+
+
+@contextmanager
+def picture_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar with the time that is left, gone when it ends; to be called with (what, pictures done, pictures in all)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn(), TextColumn("pictures"),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("", total=None, visible=False)
+        yield lambda name, done, total: bar.update(
+            task, description=name, completed=done, total=total, visible=True
+        )
 
 
 def write_json(found: Any, path: Path) -> None:

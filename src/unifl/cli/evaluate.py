@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+from unifl.cli.arguments import ScorerBase, ScorerQuestion, ScorerWeights
 from unifl.cli.console import quiet_libraries
 from unifl.errors import UserError
 
@@ -31,13 +32,6 @@ Scores = Annotated[
         help="Measure this in place of a judge (`unifl scorers`), also LABEL=SCORER.",
         metavar="SCORER",
     ),
-]
-Weights = Annotated[list[str] | None, typer.Option(help="Where a scorer's weights are.", metavar="NAME=PATH")]
-Base = Annotated[
-    list[str] | None, typer.Option(help="Where its tokenizer and config are.", metavar="NAME=PATH")
-]
-Question = Annotated[
-    list[str] | None, typer.Option(help="A text file with what a judge is asked.", metavar="NAME=PATH")
 ]
 NumPrompts = Annotated[
     int | None,
@@ -88,9 +82,9 @@ def evaluate(
     judge: JudgeName = "world:judges/gold",
     suite: SuiteName = "auto",
     scores: Scores = None,
-    weights: Weights = None,
-    base: Base = None,
-    question: Question = None,
+    weights: ScorerWeights = None,
+    base: ScorerBase = None,
+    question: ScorerQuestion = None,
     features: Annotated[
         str | None, typer.Option(help="Measure diversity on dinov2, clip or inception, also NAME=PATH.")
     ] = None,
@@ -150,20 +144,12 @@ def evaluate(
     quiet_libraries()
     from unifl.assembly.figures import Request
     from unifl.assembly.readings import ReadingsRequest
-    from unifl.assembly.resolve import named
     from unifl.cli.figures import own_folder, show_figures
-    from unifl.cli.score import by_label, labelled
+    from unifl.cli.score import labelled, scorer_parts
     from unifl.evaluation.geneval import Thresholds
 
-    asked = labelled(scores)
-    places, bases, questions = (by_label(given, asked) for given in (weights, base, question))
     readings = ReadingsRequest(
-        scorers={
-            label: named(
-                path, weights=places.get(label), base=bases.get(label), question=questions.get(label)
-            )
-            for label, path in asked.items()
-        },
+        scorers=scorer_parts(labelled(scores), weights=weights, base=base, question=question),
         detector=detector,
         color_model=color_model,
         thresholds=Thresholds(score=threshold, counting=counting_threshold),

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from unifl.cli.console import out, progress_line, quiet_libraries
+from unifl.cli.console import interrupted, out, picture_bar, quiet_libraries, this_command
 from unifl.errors import UserError
 
 
@@ -19,7 +19,7 @@ def generate(
     ],
     prompts: Annotated[list[str] | None, typer.Argument(help="Prompts.", metavar="PROMPT...")] = None,
     prompt_file: Annotated[
-        Path | None, typer.Option("--prompts", help="A .txt, .jsonl or .tsv file of prompts.")
+        Path | None, typer.Option("--prompts", help="Prompts: a file, or a suite as published.")
     ] = None,
     folder: Annotated[Path, typer.Option("--out", "-o", help="Where pictures go.")] = Path("pictures"),
     lora: Annotated[str | None, typer.Option(help="A LoRA on top: a file, a folder, a run.")] = None,
@@ -40,12 +40,13 @@ def generate(
     user: Annotated[str | None, typer.Option(help="The user of --users for whom pictures are.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
 ) -> None:
-    """Draw pictures: PNG files, metadata.jsonl and grid.png.
+    """Draw pictures: PNG files, grid.png, generate.json and metadata.jsonl.
 
     Steps, guidance and spacing that are not given are those that the run
     which made the model was meant for. The noise depends on the number of
     the prompt and the seed alone, so that pictures of two models can be
-    laid side by side.
+    laid side by side. What has been drawn is kept, so an interrupted call
+    goes on where it was; other settings need another folder.
 
     For example:
 
@@ -85,8 +86,18 @@ def generate(
     )
     how = opened.sampling
     out.print(f"{opened.id}: guidance {how.guidance:g}, {how.spacing} spacing, seed {seed}", highlight=False)
-    shown = partial(progress_line, opened.id)
-    paths = generate_pictures(
-        opened, texts, folder, seed=seed, count=count, batch_size=batch_size, user=whom, progress=shown
-    )
-    out.print(f"{len(paths)} pictures in {folder}; all of them: {folder / 'grid.png'}", highlight=False)
+    try:
+        with picture_bar() as bar:
+            paths = generate_pictures(
+                opened,
+                texts,
+                folder,
+                seed=seed,
+                count=count,
+                batch_size=batch_size,
+                user=whom,
+                progress=partial(bar, opened.id),
+            )
+    except KeyboardInterrupt:
+        raise interrupted(f"what was drawn is kept; go on with: {this_command()}") from None
+    out.print(f"{len(paths)} pictures in {folder}; to look at: {folder / 'grid.png'}", highlight=False)

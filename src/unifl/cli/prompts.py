@@ -31,7 +31,7 @@ def group() -> None:
 def select(
     source: Annotated[
         Path,
-        typer.Argument(help="Prompts: .txt, .jsonl with `prompt`, .tsv with `Prompt`.", metavar="IN"),
+        typer.Argument(help="Prompts: .txt, a table with `prompt`, or a suite as published.", metavar="IN"),
     ],
     output: Annotated[Path, typer.Argument(help="The .txt or .jsonl file to write.", metavar="OUT")],
     encoder: Annotated[

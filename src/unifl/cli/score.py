@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from unifl.cli.arguments import ScorerBase, ScorerQuestion, ScorerWeights
 from unifl.cli.console import interrupted, out, progress_line, quiet_libraries, this_command
 from unifl.errors import UserError
 
-Given = Annotated[
-    list[str] | None,
-    typer.Option(help="Where a scorer's weights are, as NAME=PATH.", metavar="NAME=PATH"),
-]
+if TYPE_CHECKING:
+    from unifl.assembly.part import Part
 
 
 def score(
@@ -26,17 +25,9 @@ def score(
             metavar="SCORER...",
         ),
     ] = None,
-    weights: Given = None,
-    base: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="The model whose tokenizer and config a scorer takes, as NAME=PATH.", metavar="NAME=PATH"
-        ),
-    ] = None,
-    question: Annotated[
-        list[str] | None,
-        typer.Option(help="A text file with what a judge is asked, as NAME=PATH.", metavar="NAME=PATH"),
-    ] = None,
+    weights: ScorerWeights = None,
+    base: ScorerBase = None,
+    question: ScorerQuestion = None,
     batch_size: Annotated[int, typer.Option(help="Pictures at once.", min=1)] = 16,
     again: Annotated[bool, typer.Option("--again", help="Score what has a score already, too.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
@@ -70,19 +61,10 @@ def score(
         raise UserError(
             "no scorer was named; write one or more after the folder (`unifl scorers` lists them)"
         )
-    places, bases, questions = (by_label(given, asked) for given in (weights, base, question))
+    parts = scorer_parts(asked, weights=weights, base=base, question=question)
     scorers = {
-        label: on_pictures(
-            resolve.feedback(
-                resolve.named(
-                    path, weights=places.get(label), base=bases.get(label), question=questions.get(label)
-                ),
-                name=label,
-                device=place,
-            ),
-            device=place,
-        )
-        for label, path in asked.items()
+        label: on_pictures(resolve.feedback(part, name=label, device=place), device=place)
+        for label, part in parts.items()
     }
     try:
         found = score_folder(
@@ -131,14 +113,34 @@ def labelled(texts: Sequence[str] | None) -> dict[str, str]:
     return found
 
 
-def by_label(given: list[str] | None, asked: dict[str, str]) -> dict[str, str]:
-    """Paths of NAME=PATH by name.
+def scorer_parts(
+    asked: Mapping[str, str],
+    *,
+    weights: Sequence[str] | None,
+    base: Sequence[str] | None,
+    question: Sequence[str] | None,
+) -> dict[str, Part]:
+    """Scorers by name, with where their files are, each of which is given as NAME=PATH.
 
     Raises:
-        UserError: One that names no scorer that was asked for.
+        UserError: A path for a name that is not among them.
     """
+    from unifl.assembly.resolve import named
+
+    places, bases, questions = (_by_label(given, asked) for given in (weights, base, question))
+    return {
+        label: named(path, weights=places.get(label), base=bases.get(label), question=questions.get(label))
+        for label, path in asked.items()
+    }
+
+
+def _by_label(given: Sequence[str] | None, asked: Mapping[str, str]) -> dict[str, str]:
     found = {}
     for text in given or ():
+        if not asked:
+            raise UserError(
+                f"{text!r} names a file of a scorer, and none was named; name one, or leave it out"
+            )
         label, equals, path = text.partition("=")
         if not equals or label not in asked:
             raise UserError(f"{text!r} gives no scorer of {', '.join(asked)} a path; write NAME=PATH")

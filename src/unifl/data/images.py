@@ -32,7 +32,7 @@ from unifl.data.pictures import (
     to_tensor,
     visible_instances,
 )
-from unifl.data.prompts import json_rows, read_text
+from unifl.data.text_files import json_rows, read_text
 from unifl.disk import damage_as_value_error, read_arrays
 from unifl.errors import UserError
 

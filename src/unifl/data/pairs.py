@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unifl.data.encoded_sample import EncodedSample
 from unifl.data.pictures import check_picture, fit_picture, read_picture, to_tensor
-from unifl.data.prompts import json_rows, read_text
+from unifl.data.text_files import json_rows, read_text
 from unifl.errors import UserError
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from unifl.data.pictures import read_picture, to_tensor
-from unifl.data.prompts import json_rows, read_text
+from unifl.data.text_files import json_rows, read_text
 from unifl.disk import require_writable, write_atomically
 from unifl.errors import UserError
 

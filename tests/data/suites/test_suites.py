@@ -247,7 +247,11 @@ HEADER = "Prompt\tCategory\tChallenge\n"
         ("a.tsv", HEADER + "cat\ta\tb\tc\td\n", r"line 2 of .* has 5 columns"),
         ("a.tsv", HEADER + "\tAnimals\tBasic\n", r"line 2 of .* has no prompt"),
         ("a.tsv", HEADER + f"{LONG}\tAnimals\tBasic\n", r"line 2 of .*(3,145,728 characters|field larger)"),
-        ("a.tsv", "text\tkind\ncat\tx\n", "the columns of .* are text, kind, which are those of no suite"),
+        (
+            "a.tsv",
+            "text\tkind\ncat\tx\n",
+            "the columns of .* are text, kind; call the one with the prompts `prompt`",
+        ),
         ("a.csv", 'Prompts,Category\nfine,x\n"open,x\n', r"line 3 of .* is no row of a table"),
         ("a.csv", "item_id,text\na1,cat\na1,dog\n", r"line 3 of .* another text for a1 than line 2"),
         ("a.txt", f"fine\n{LONG}\n", r"line 2 of .* 3,145,728 characters, and at most 10,000"),
@@ -311,8 +315,8 @@ def test_a_wrong_name_is_explained(tmp_path):
 def test_a_file_that_is_no_list_by_its_size_is_not_read(tmp_path):
     path = tmp_path / "a.txt"
     with path.open("wb") as file:
-        file.truncate(65 * 2**20)
-    with pytest.raises(UserError, match="has 65 MB, and a list of prompts has a few"):
+        file.truncate(2**30 + 2**20)
+    with pytest.raises(UserError, match="has 1025 MB, and lists of prompts are taken up to 1024"):
         load_suite(path)
     write(tmp_path / "b.txt", "x" * MAX_PROMPT)
     assert load_suite(tmp_path / "b.txt").prompts == ["x" * MAX_PROMPT]

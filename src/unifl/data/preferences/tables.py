@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
 
 from unifl.data.preferences.places import Places, named_places
-from unifl.data.prompts import read_text
+from unifl.data.text_files import read_text
 from unifl.errors import UserError
 
 

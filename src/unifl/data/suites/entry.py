@@ -10,7 +10,7 @@ from unifl.errors import UserError
 
 MAX_PROMPT = 10_000
 """Characters; the longest prompts of DPG-Bench have about a tenth of that."""
-_MAX_FILE = 64 * 2**20  # bytes; the largest published list has about one percent of that
+_MAX_FILE = 2**30  # bytes; the two million prompts of DiffusionDB have about a third of that
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,8 @@ def require_size(path: Path) -> None:
     size = path.stat().st_size if path.is_file() else 0
     if size > _MAX_FILE:
         raise UserError(
-            f"{path} has {size / 2**20:.0f} MB, and a list of prompts has a few at most ({_MAX_FILE // 2**20} are "
-            "taken); check that it is one"
+            f"{path} has {size / 2**20:.0f} MB, and lists of prompts are taken up to {_MAX_FILE // 2**20}; check that "
+            "it is one"
         )
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unifl.data.prompts import numbered_rows, read_text
 from unifl.data.suites.entry import Entry, Wanted, checked
+from unifl.data.text_files import numbered_rows, read_text
 from unifl.errors import UserError
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")

@@ -6,9 +6,9 @@ import json
 import re
 from pathlib import Path
 
-from unifl.data.prompts import read_text
 from unifl.data.suites.dpg import dpg_group
 from unifl.data.suites.entry import Entry, checked, require_size
+from unifl.data.text_files import read_text
 from unifl.errors import UserError
 
 COMPBENCH = ("color", "shape", "texture", "spatial", "3d_spatial", "numeracy", "non_spatial", "complex")

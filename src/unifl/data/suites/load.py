@@ -63,8 +63,8 @@ def _seen(path: Path) -> str:
                 return form
         known = "; ".join(f"{form}: {', '.join(sorted(needed))}" for form, needed in _COLUMNS.items())
         raise UserError(
-            f"the columns of {path} are {', '.join(names.values()) or 'none'}, which are those of no suite ({known}); "
-            "rename them, or say what it is by --suite"
+            f"the columns of {path} are {', '.join(names.values()) or 'none'}; call the one with the prompts `prompt`, "
+            f"or give all columns of a suite ({known})"
         )
     raise UserError(
         f"cannot read prompts from {path}; use a .txt, .jsonl, .json, .csv, .tsv or .parquet file"
@@ -102,9 +102,9 @@ _COLUMNS: Mapping[str, frozenset[str]] = MappingProxyType(
         "geneval": frozenset({"tag", "include", "prompt"}),
         "partiprompts": frozenset({"prompt", "category", "challenge"}),
         "drawbench": frozenset({"prompts", "category"}),
+        "plain": frozenset({"prompt"}),  # the two below have none, and what has one means it
         "dpg": frozenset({"item_id", "text"}),
         "pick_a_pic": frozenset({"caption"}),
-        "plain": frozenset({"prompt"}),
     }
 )
 _READERS: Mapping[str, Callable[[Path], list[Entry]]] = MappingProxyType(

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from unifl.data.preferences.parquet_reader import import_parquet
-from unifl.data.prompts import json_rows, numbered_rows, read_text
 from unifl.data.suites.entry import Entry, checked
+from unifl.data.text_files import json_rows, numbered_rows, read_text
 from unifl.errors import UserError
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from unifl.data.pictures import check_picture
-from unifl.data.prompts import json_rows, read_text
+from unifl.data.text_files import json_rows, read_text
 from unifl.disk import require_free_space
 from unifl.errors import UserError
 from unifl.web.arena.database import Arena
