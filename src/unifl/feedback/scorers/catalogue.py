@@ -27,6 +27,7 @@ from unifl.feedback.scorers.cards import SCORERS
 from unifl.feedback.scorers.chat import ChatJudge
 from unifl.feedback.scorers.clip import ClipScorer, Formula, clip_score, hundredfold, logits, probability
 from unifl.feedback.scorers.image_reward import ImageReward
+from unifl.feedback.scorers.looking import Half
 from unifl.feedback.scorers.mps import Mps
 from unifl.feedback.scorers.plain import Colourfulness, Sharpness
 from unifl.feedback.scorers.questions import ANSWERS, RATES, SHOWS, read_question
@@ -123,12 +124,15 @@ def _scorer(network: nn.Module, kind: str, **settings: object) -> Scorer:
     return found
 
 
-def _clip(kind: str, formula: Formula, prefix: str = "") -> Callable[[str, str, str | None], Feedback]:
+def _clip(
+    kind: str, formula: Formula, *, half: Half = "down", prefix: str = ""
+) -> Callable[[str, str, str | None], Feedback]:
     """Both towers in the layout of transformers; `base` has the tokenizer and the image processor."""
 
     def build(weights: str, base: str, revision: str | None) -> Feedback:
         model = files.load_two_towers(weights, "CLIPModel", revision)
         tokenizer, looking = files.tokenizer_and_looking(base or weights, revision if not base else None)
+        looking = replace(looking, half=half)
         network = ClipScorer(model, tokenizer, looking, formula=formula, prefix=prefix)
         return _scorer(network, kind)
 
@@ -158,7 +162,7 @@ def _aesthetic(weights: str, base: str, revision: str | None) -> Feedback:
     state = files.read_state(weights, revision)
     model = files.load_two_towers(base, "CLIPModel", None)
     tokenizer, looking = files.tokenizer_and_looking(base, None)
-    tower = ClipScorer(model, tokenizer, looking, formula=logits)
+    tower = ClipScorer(model, tokenizer, replace(looking, half="even"), formula=logits)
     return _scorer(Aesthetic(tower, state), "aesthetic", needs=frozenset())
 
 
@@ -299,7 +303,8 @@ _IN_PROCESS = ("question", "device", "timeout")
 _MPS_FILE = "MPS_overall_checkpoint.pth"
 _ENTRIES: dict[str, _Entry] = {
     "clipscore": _Entry(
-        _clip("clipscore", clip_score, prefix="A photo depicts "), weights="openai/clip-vit-base-patch32"
+        _clip("clipscore", clip_score, half="even", prefix="A photo depicts "),
+        weights="openai/clip-vit-base-patch32",
     ),
     "pickscore": _Entry(_clip("pickscore", logits), weights="yuvalkirstain/PickScore_v1", base=CLIP_H),
     "siglip": _Entry(_siglip, weights="google/siglip-so400m-patch14-384"),
