@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import sys
+from email.message import Message
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -20,6 +24,7 @@ from tiny_scorers import PROCESSOR, PROMPTS, SIDE, clip, head_state, open_clip_s
 from unifl.errors import UserError
 from unifl.feedback import Feedback, require_gradient
 from unifl.feedback.scorers import SCORERS, open_scorer
+from unifl.feedback.scorers.files import read_state
 from unifl.feedback.scorers.looking import Looking, looking_of
 
 
@@ -279,6 +284,42 @@ def test_names_and_places_that_are_not_there(tmp_path):
         open_scorer("clipscore", weights=str(tmp_path / "nothing"))
     with pytest.raises(UserError, match="there are no weights at nothing.pt"):
         open_scorer("hpsv2", weights="nothing.pt")
+    with pytest.raises(
+        UserError, match="link to Google Drive alone, in the README of github.com/Kwai-Kolors/MPS"
+    ):
+        open_scorer("mps.detail")
+
+
+class Answer(io.BytesIO):
+    """Of a server, without headers."""
+
+    def info(self):
+        return Message()
+
+
+def test_a_file_at_an_address_is_known_by_its_hash(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(
+        UserError, match=r"download https://raw.+improved-aesthetic-predictor/\w{40}/sac%2Blogos"
+    ):
+        open_scorer("aesthetic")  # tests are offline
+    torch.save(head_state(), tmp_path / "head.pth")
+    sent = (tmp_path / "head.pth").read_bytes()
+    asked = []
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(
+        torch.hub, "urlopen", lambda request: asked.append(request.full_url) or Answer(sent), raising=True
+    )
+    address = "https://example.org/a%2Bb.pth"
+    with pytest.raises(UserError, match=r"cannot be fetched \(invalid hash value"):
+        read_state(f"{address}#sha256={hashlib.sha256(b'another').hexdigest()}")
+    with pytest.raises(UserError, match="may hold anything; download it"):
+        read_state(address)
+    for _ in range(2):  # the second time it is there
+        found = read_state(f"{address}#sha256={hashlib.sha256(sent).hexdigest()}")
+        assert all(torch.equal(found[key], value) for key, value in head_state().items())
+    assert asked == [address] * 2
+    assert [path.name for path in tmp_path.rglob("*.pth") if path.parent != tmp_path] == ["a+b.pth"]
 
 
 def test_the_names_and_shapes_of_clip_h_are_those_of_its_config():
@@ -355,8 +396,13 @@ def test_readings_without_weights(kind, pictures):
         rg, yb = array[0] - array[1], (array[0] + array[1]) / 2 - array[2]
         expected = np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())
         assert float(vivid) == pytest.approx(expected, rel=1e-4) and float(dull) < 1e-3
-    elif kind == "jpeg_small":
-        assert vivid < smooth < 0
+    elif kind.startswith("jpeg"):
+        assert abs(vivid) > abs(smooth)
+        file = io.BytesIO()
+        pixels = (pictures[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+        Image.fromarray(pixels).save(file, "JPEG", quality=95)  # as DDPO's rewards.py, in 1,000 bytes
+        sign = -1 if kind == "jpeg_small" else 1
+        assert float(vivid) == pytest.approx(sign * len(file.getvalue()) / 1000)
     else:
         assert vivid > smooth > 0
     if scorer.differentiable:
