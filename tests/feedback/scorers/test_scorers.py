@@ -177,6 +177,19 @@ def test_gradients_reach_the_pixels_and_order_does_not_matter(checkpoint, pictur
     assert not any(parameter.requires_grad for parameter in scorer.network.parameters())
 
 
+def test_prompts_are_tidied_up_where_the_original_does(checkpoint, pictures, tmp_path):
+    """`basic_clean` and `whitespace_clean` of open_clip and OpenAI's CLIP; PickScore is read by transformers."""
+    folder, model = checkpoint
+    torch.save(open_clip_state(model), tmp_path / "HPS.pt")
+    untidy = ["a dog &amp;amp; a cat", " it\u2019s  a\n\u201cdog\u201d &quot;", "a&nbsp;dog &lt;"]
+    tidy = ["a dog & a cat", 'it\'s a "dog" "', "a dog <"]
+    for kind in ("clipscore", "hpsv2", "hpsv2.1", "pickscore"):
+        weights = tmp_path / "HPS.pt" if kind.startswith("hps") else folder
+        scorer = open_scorer(kind, weights=str(weights), base=str(folder))
+        gap = (scorer(pictures, untidy) - scorer(pictures, tidy)).abs()
+        assert (gap > 0).all() if kind == "pickscore" else (gap == 0).all(), kind
+
+
 def test_the_aesthetic_head_reads_the_embedding_alone(checkpoint, pictures, tmp_path):
     folder, model = checkpoint
     state = head_state()

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from unifl.feedback.scorers.card import Card
 
 _WITH_WORDS = "the whole prompt up to 77 tokens"
+_TIDIED = "tidied up but for letters that were decoded wrongly"
 _MPS = Card(
     title="MPS, overall",
     paper="Zhang et al., CVPR 2024 (Multi-dimensional Preference Score)",
@@ -43,7 +44,7 @@ _CARDS: dict[str, Card] = {
         weights="openai/clip-vit-base-patch32",
         licence="MIT (code and weights of openai/CLIP)",
         scale="2.5 max(cos, 0): 0.6 to 0.9 for pictures that fit their prompt",
-        sees=f"the middle square at 224 px; {_WITH_WORDS}, after 'A photo depicts'",
+        sees=f"the middle square at 224 px; {_WITH_WORDS}, after 'A photo depicts', {_TIDIED}",
         biases="objects more than their number, place or relation; blind to small things and to quality",
     ),
     "pickscore": Card(
@@ -72,7 +73,7 @@ _CARDS: dict[str, Card] = {
         weights="xswu/HPSv2/HPS_v2_compressed.pt",
         licence="Apache-2.0 (as its code)",
         scale="100 cos: 26 to 28; not comparable with v2.1",
-        sees=f"the whole picture at 224 px on the longer side, black around; {_WITH_WORDS}",
+        sees=f"the whole picture at 224 px on the longer side, black around; {_WITH_WORDS}, {_TIDIED}",
         biases="glossy, centred pictures; small differences of the number are large in preference",
     ),
     "hpsv2.1": Card(
@@ -81,7 +82,7 @@ _CARDS: dict[str, Card] = {
         weights="xswu/HPSv2/HPS_v2.1_compressed.pt",
         licence="Apache-2.0 (as its code)",
         scale="100 cos: 25 to 33; not comparable with v2",
-        sees=f"the whole picture at 224 px on the longer side, black around; {_WITH_WORDS}",
+        sees=f"the whole picture at 224 px on the longer side, black around; {_WITH_WORDS}, {_TIDIED}",
         biases="as HPS v2; models trained on it drift to high contrast",
     ),
     "aesthetic": Card(

@@ -26,9 +26,8 @@ from unifl.feedback.scorers.aesthetic import Aesthetic
 from unifl.feedback.scorers.card import Card
 from unifl.feedback.scorers.cards import SCORERS
 from unifl.feedback.scorers.chat import ChatJudge
-from unifl.feedback.scorers.clip import ClipScorer, Formula, clip_score, hundredfold, logits, probability
+from unifl.feedback.scorers.clip import ClipScorer, clip_score, hundredfold, logits, probability
 from unifl.feedback.scorers.image_reward import ImageReward
-from unifl.feedback.scorers.looking import Half
 from unifl.feedback.scorers.mps import Mps
 from unifl.feedback.scorers.plain import Colourfulness, Sharpness
 from unifl.feedback.scorers.questions import ANSWERS, RATES, SHOWS, read_question
@@ -126,19 +125,22 @@ def _scorer(network: nn.Module, kind: str, **settings: object) -> Scorer:
     return found
 
 
-def _clip(
-    kind: str, formula: Formula, *, half: Half = "down", prefix: str = ""
-) -> Callable[[str, str, str | None], Feedback]:
+def _pickscore(weights: str, base: str, revision: str | None) -> Feedback:
     """Both towers in the layout of transformers; `base` has the tokenizer and the image processor."""
+    model = files.load_two_towers(weights, "CLIPModel", revision)
+    tokenizer, looking = files.tokenizer_and_looking(base or weights, revision if not base else None)
+    return _scorer(ClipScorer(model, tokenizer, looking, formula=logits), "pickscore")
 
-    def build(weights: str, base: str, revision: str | None) -> Feedback:
-        model = files.load_two_towers(weights, "CLIPModel", revision)
-        tokenizer, looking = files.tokenizer_and_looking(base or weights, revision if not base else None)
-        looking = replace(looking, half=half)
-        network = ClipScorer(model, tokenizer, looking, formula=formula, prefix=prefix)
-        return _scorer(network, kind)
 
-    return build
+def _clipscore(weights: str, base: str, revision: str | None) -> Feedback:
+    """As `_pickscore`, with pictures cut and prompts read as by OpenAI's code."""
+    model = files.load_two_towers(weights, "CLIPModel", revision)
+    tokenizer, looking = files.tokenizer_and_looking(base or weights, revision if not base else None)
+    looking = replace(looking, half="even")
+    network = ClipScorer(
+        model, tokenizer, looking, formula=clip_score, prefix="A photo depicts ", tidies=True
+    )
+    return _scorer(network, "clipscore")
 
 
 def _siglip(weights: str, base: str, revision: str | None) -> Feedback:
@@ -154,7 +156,7 @@ def _hps(kind: str) -> Callable[[str, str, str | None], Feedback]:
     def build(weights: str, base: str, revision: str | None) -> Feedback:
         model = files.load_open_clip(weights, base, revision)
         tokenizer, looking = files.tokenizer_and_looking(base, None)
-        network = ClipScorer(model, tokenizer, replace(looking, fit="pad"), formula=hundredfold)
+        network = ClipScorer(model, tokenizer, replace(looking, fit="pad"), formula=hundredfold, tidies=True)
         return _scorer(network, kind)
 
     return build
@@ -316,11 +318,8 @@ _AESTHETIC = (
     "#sha256=21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0"
 )
 _ENTRIES: dict[str, _Entry] = {
-    "clipscore": _Entry(
-        _clip("clipscore", clip_score, half="even", prefix="A photo depicts "),
-        weights="openai/clip-vit-base-patch32",
-    ),
-    "pickscore": _Entry(_clip("pickscore", logits), weights="yuvalkirstain/PickScore_v1", base=CLIP_H),
+    "clipscore": _Entry(_clipscore, weights="openai/clip-vit-base-patch32"),
+    "pickscore": _Entry(_pickscore, weights="yuvalkirstain/PickScore_v1", base=CLIP_H),
     "siglip": _Entry(_siglip, weights="google/siglip-so400m-patch14-384"),
     "hpsv2": _Entry(_hps("hpsv2"), weights="xswu/HPSv2/HPS_v2_compressed.pt", base=CLIP_H),
     "hpsv2.1": _Entry(_hps("hpsv2.1"), weights="xswu/HPSv2/HPS_v2.1_compressed.pt", base=CLIP_H),
