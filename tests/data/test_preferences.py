@@ -149,6 +149,29 @@ def test_rankings_become_all_ordered_pairs(tmp_path):
     assert len(read_preferences(tmp_path, split="train")) == 1
 
 
+def test_rankings_of_imagereward(tmp_path):
+    """`data/test.json` of its repository: equal ranks are a tie, and ranks may leave numbers out."""
+    write_pictures(tmp_path / "test_images")
+    row = {
+        "id": "005870-0077",
+        "prompt": "cat",
+        "generations": ["a.png", "b.png", "c.png"],
+        "ranking": [5, 1, 1],
+    }
+    (tmp_path / "test.json").write_text(json.dumps([row]))
+    index = read_preferences(tmp_path / "test.json", images=tmp_path / "test_images")
+    assert told(index) == [("cat", "b", "a"), ("cat", "c", "a"), ("cat", "b", "c")]
+    assert index.tie.tolist() == [False, False, True] and index.strength.tolist() == [1.0, 1.0, 1.0]
+    assert index.pictures.name(0) == str(tmp_path / "test_images" / "a.png")
+    for changes, message in (
+        ({"ranking": [1, 2]}, r"ranking of row 2 of .* is \[1, 2\]; one number for each of its 3 pictures"),
+        ({"generations": "a.png"}, "row 2 of .* has no list of file names; generations is 'a.png'"),
+    ):
+        (tmp_path / "test.json").write_text(json.dumps([row, row | changes]))
+        with pytest.raises(UserError, match=message):
+            read_preferences(tmp_path / "test.json")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

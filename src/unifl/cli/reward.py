@@ -35,6 +35,10 @@ def evaluate(
         typer.Option(help="What the columns are; auto looks at them."),
     ] = "auto",
     split: Annotated[str | None, typer.Option(help="Which part of a folder or of a hub data set.")] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder that names of pictures start from; that of the data by default."),
+    ] = None,
     score: Annotated[str | None, typer.Option(help="For a sample store: which score makes pairs.")] = None,
     resolution: Annotated[
         int | None,
@@ -57,6 +61,7 @@ def evaluate(
 
         unifl reward eval pickscore pickapic_v2/data --split test --resolution 224
         unifl reward eval hpsv2.1 pairs --weights HPS_v2.1_compressed.pt --base CLIP-ViT-H-14
+        unifl reward eval imagereward ImageReward/data/test.json --images ImageReward/data/test_images
         unifl reward eval world:rewards/color runs/preferences
     """
     quiet_libraries()
@@ -71,7 +76,7 @@ def evaluate(
     if output is not None:
         require_writable(output)
     place = chosen_device(device)
-    index = read_preferences(data, form=form, split=split, score=score)
+    index = read_preferences(data, form=form, split=split, images=images, score=score)
     if not isinstance(index, PreferenceIndex):
         raise UserError(f"{data} holds likes, which are no pairs; a reward is compared on pairs")
     chosen, _ = select(index, Filters(), ties="keep")
