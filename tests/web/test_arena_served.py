@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 import socket
 import time
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from PIL import Image
 from unifl.web.arena.connections import Connection
 from unifl.web.arena.results import read_votes
 from unifl.web.arena.security import HEADERS, Limits
+from unifl.web.arena.serve import allow_files
 
 
 class Impatient(Connection):
@@ -147,6 +149,43 @@ def test_who_holds_all_connections_holds_them_for_a_while(make_arena, serving):
     assert httpx.get(f"{url}/a/nobody").status_code == 404
     for connection in holding:
         connection.close()
+
+
+def test_who_comes_beyond_all_is_closed_at_once(make_arena, serving):
+    """Otherwise the process runs out of files, and nobody who judges gets a picture."""
+    arena = make_arena()
+    few = type("Few", (Connection,), {"most": 6})
+    url, token = serving(arena, http=few, limit_concurrency=4), arena.add_annotator("ann")
+    address = urlsplit(url)
+    with httpx.Client() as early:
+        assert early.get(f"{url}/a/{token}").status_code == 200
+        holding = [socket.create_connection((address.hostname, address.port)) for _ in range(9)]
+        time.sleep(0.3)
+        closed = []
+        for connection in holding:
+            connection.settimeout(0.1)
+            try:
+                closed.append(connection.recv(1) == b"")
+            except TimeoutError:
+                closed.append(False)
+            except ConnectionError:
+                closed.append(True)
+            connection.close()
+        assert closed == [False] * 5 + [True] * 4
+        time.sleep(0.3)
+        assert early.get(f"{url}/a/{token}").status_code == 200
+
+
+def test_the_server_may_open_a_file_for_each_connection():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        allow_files(Connection.most + 500)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(2500, hard), hard)
+        allow_files(100)  # never fewer
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(2500, hard), hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def strangers(url, number, forwarded):
