@@ -83,13 +83,13 @@ def claimed(folder: str | Path) -> Iterator[None]:
         ) from None
 
 
-def write_atomically(path: str | Path, content: bytes) -> Path:
-    """Writes a file so that a crash leaves the old one or the new one, never half of one."""
+def write_atomically(path: str | Path, content: bytes | Iterable[bytes]) -> Path:
+    """Writes a file, whole or by pieces, so that a crash leaves the old one or the new one, never half of one."""
     path = Path(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

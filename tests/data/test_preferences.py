@@ -20,6 +20,7 @@ from unifl.data.preferences import (
     PreferenceSet,
     read_preferences,
 )
+from unifl.data.preferences.arrow_table import parquet_table
 from unifl.errors import UserError
 
 
@@ -305,11 +306,27 @@ def test_what_cannot_be_opened(tmp_path):
 def test_without_pyarrow_the_message_names_the_extra(tmp_path, monkeypatch):
     write_parquet(tmp_path / "pairs.parquet", ROWS)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UserError, match=r"needs pyarrow to be read; run `pip install 'unifl\[parquet\]'`"):
+    with pytest.raises(UserError, match=r"needs pyarrow; run `pip install 'unifl\[parquet\]'`"):
         read_preferences(tmp_path)
     write_pictures(tmp_path)  # and JSON does not need it
     write_jsonl(tmp_path / "good.jsonl", [{"prompt": "cat", "chosen": "a.png", "rejected": "b.png"}])
     assert told(read_preferences(tmp_path / "good.jsonl")) == [("cat", "a", "b")]
+
+
+def test_columns_that_no_form_understands_are_read_when_they_are_asked_for(tmp_path):
+    at = pa.array([1_700_000_000_000_000_000, None], pa.timestamp("ns"))
+    columns = {
+        "prompt": ["cat", "dog"],
+        "chosen": ["a.png"] * 2,
+        "rejected": ["b.png"] * 2,
+        "made_by": ["x", "y"],
+    }
+    pq.write_table(pa.table({**columns, "at": at, "tie": at}), tmp_path / "pairs.parquet")
+    table = parquet_table([tmp_path / "pairs.parquet"], frozenset({"prompt"}), tmp_path)
+    assert table.texts("made_by").values == ["x", "y"]
+    assert [table.texts("at").at(row) for row in range(2)] == ["2023-11-14 22:13:20.000000000", None]
+    with pytest.raises(UserError, match=r"the column 'tie' of .*pairs\.parquet holds no numbers"):
+        read_preferences(tmp_path / "pairs.parquet")
 
 
 _TYPES = {"double": "float64", "binary": "binary", "string": "string", "int64": "int64"}  # theirs, by arrow's

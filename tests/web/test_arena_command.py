@@ -129,7 +129,8 @@ def test_known_pairs_come_from_preference_data(unifl, tmp_path):
             "an --annotator has no name; write one",
         ),
         (["results", "there", "--axis", "colour"], "asks for overall, not for 'colour'; name one of these"),
-        (["export", "there", "."], "is a folder; name a file"),
+        (["export", "there", "votes.csv"], "cannot write pairs to votes.csv; use a .jsonl or .parquet file"),
+        (["export", "there", "there.jsonl"], "is a folder; name a file"),
         (["import", "new", "nothing.jsonl"], "nothing.jsonl"),
     ],
 )
@@ -137,6 +138,7 @@ def test_wrong_use_is_one_line(unifl, tmp_path, arguments, message):
     draw(tmp_path / "same", "base", ["a cat"])
     draw(tmp_path / "long", "good", ["a" * (LONGEST_PROMPT + 1)])
     draw(tmp_path / "broken", "good", ["a cat", "a dog"])
+    (tmp_path / "there.jsonl").mkdir()
     (tmp_path / "broken" / "00001_0.png").write_bytes(b"no picture")
     assert unifl("make", "there", "--pictures", "before", "--pictures", "after").exit_code == 0
     with socket.create_server(("127.0.0.1", 0)) as taken:
