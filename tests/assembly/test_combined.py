@@ -123,6 +123,11 @@ def test_combinations_that_make_no_sense(reward, message):
         opened(reward)
 
 
+def test_critics_are_not_combined():
+    with pytest.raises(UserError, match=r"critics\.blur has parts; only rewards are combined"):
+        resolve.critic(Part(path="ensemble", parts={"a": "assembly_toy:BlurCritic"}), name="blur")
+
+
 def test_a_part_of_what_trains_is_not_held_out():
     recipe = load_recipe(refl_recipe(rewards={"red": {"path": "ensemble", "parts": {"a": NEAR, "b": NET}}}))
     trained = recipe.rewards

@@ -146,6 +146,8 @@ def critic(given: str | Part | CriticConfig, *, name: str, device: torch.device 
         _move(opened, device)
         return opened
     part = as_part(given)
+    if part.parts:
+        raise UserError(f"critics.{name} has parts; only rewards are combined, so name each critic by itself")
     if part.path.startswith(WORLD):
         found = world_names.part(part.path, "critics")
     elif is_dotted(part.path):

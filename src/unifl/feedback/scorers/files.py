@@ -222,9 +222,9 @@ def _from_web(name: str) -> Path:
     from huggingface_hub import is_offline_mode
 
     url, _, expected = name.partition("#sha256=")
-    if not expected:
+    if len(expected) != 64:
         raise UserError(
-            f"{url} may hold anything; download it and give the file, or add #sha256= and its SHA-256"
+            f"{url} may hold anything; download it and give the file, or add #sha256= and its 64 digits"
         )
     path = Path(torch.hub.get_dir(), "checkpoints", expected[:8], unquote(url.rpartition("/")[2]))
     if path.is_file():
