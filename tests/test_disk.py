@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from unifl.disk import (
+    claimed,
     content_sha256,
     file_sha256,
     read_arrays,
@@ -93,3 +94,17 @@ def test_a_damaged_archive_is_one_kind_of_error_whatever_byte_is_wrong(tmp_path,
     path.write_bytes(whole)
     with pytest.raises(ValueError, match="other"):
         read_arrays(path, "other")
+
+
+# --- claimed -----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_belongs_to_one_process_at_a_time(tmp_path):
+    folder = tmp_path / "new" / "run"
+    refused = pytest.raises(
+        UserError, match=r"another process works in .*run; wait for its end, stop it, or name"
+    )
+    with claimed(folder), refused, claimed(folder):
+        raise AssertionError
+    with claimed(folder):
+        assert (folder / ".lock").is_file()

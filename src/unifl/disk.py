@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from unifl.errors import UserError
 
@@ -61,13 +62,34 @@ def require_writable(path: str | Path) -> None:
         ) from error
 
 
-def write_atomically(path: str | Path, content: bytes) -> Path:
-    """Writes a file so that a crash leaves the old one or the new one, never half of one."""
+@contextmanager
+def claimed(folder: str | Path) -> Iterator[None]:
+    """Keep other processes out of a folder.
+
+    Args:
+        folder: Made where it is not there; the lock is its file `.lock`.
+
+    Raises:
+        UserError: Another process has it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise UserError(
+            f"another process works in {folder}; wait for its end, stop it, or name another folder"
+        ) from None
+
+
+def write_atomically(path: str | Path, content: bytes | Iterable[bytes]) -> Path:
+    """Writes a file, whole or by pieces, so that a crash leaves the old one or the new one, never half of one."""
     path = Path(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

@@ -79,7 +79,7 @@ def test_folders_and_audits_take_it(trained, tmp_path):
     score = json.loads((tmp_path / "metadata.jsonl").read_text(encoding="utf-8"))["scores"]["mine"]
     image = torch.full((1, 3, side, side), 9 / 255)
     assert score == pytest.approx(float(opened(folder)(image, ["x"])), rel=1e-4)
-    judge = _judge(str(folder / "reward"), "mine", "cpu")
+    judge, _ = _judge(str(folder / "reward"), "mine", "cpu")
     assert float(judge(image, ["x"])) == pytest.approx(score, rel=1e-4)
 
 

@@ -67,6 +67,28 @@ def test_reward_weights_of_a_folder(tmp_path):
         resolve.feedback("color", name="color")
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("sharpnes", "scorer:sharpness"),
+        ("PickScore", "scorer:pickscore"),
+        ("pickscore", "scorer:pickscore"),  # a recipe needs the prefix
+        ("runs/rewrd", "runs/reward"),
+    ],
+)
+def test_a_misspelt_reward_is_answered_with_the_nearest(tmp_path, monkeypatch, written, meant):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/reward").mkdir(parents=True)
+    (tmp_path / "runs/rewrd.txt").write_text("")  # a file is no reward
+    with pytest.raises(UserError, match=rf"no reward '{written}'; set .* Did you mean {meant}\?$"):
+        resolve.feedback(written, name="mine")
+
+
+def test_nothing_alike_is_no_question(tmp_path):
+    with pytest.raises(UserError, match=r"package.module:name$"):
+        resolve.feedback(str(tmp_path / "xyz"), name="mine")
+
+
 def test_rewards_of_one_folder_share_its_trunk(tmp_path):
     trunk = SharedTrunk()
     save_family(trunk, {"sharp": RewardNetwork(trunk), "bright": RewardNetwork(trunk)}, tmp_path / "both")

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from preference_files import comparison, write_parquet
+from preference_files import comparison, write_parquet, write_pictures
 from unifl.assembly.reward_eval import evaluate_reward
 from unifl.data.preferences import Filters, PreferenceSet, read_preferences, select
 from unifl.errors import FeedbackFailed, UserError
@@ -87,3 +87,19 @@ def test_from_the_command_line(pairs, tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert "ordered as people did" in result.output and "with 1 ties" in result.output
     assert json.loads((tmp_path / "found.json").read_text())["pairs"] == 4
+
+
+def test_rankings_whose_pictures_lie_elsewhere(tmp_path):
+    """As ImageReward's data/test.json, whose pictures are in data/test_images."""
+    from typer.testing import CliRunner
+
+    from unifl.cli import app
+
+    write_pictures(tmp_path / "images")
+    row = {"prompt": "cat", "generations": ["a.png", "b.png", "c.png"], "ranking": [1, 2, 2]}
+    (tmp_path / "test.json").write_text(json.dumps([row]))
+    arguments = ["--images", str(tmp_path / "images"), "--json", str(tmp_path / "found.json")]
+    command = ["reward", "eval", "colourfulness", str(tmp_path / "test.json"), *arguments]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "found.json").read_text())["pairs"] == 2

@@ -89,8 +89,11 @@ def test_what_has_a_score_is_not_asked_again(folder):
 def test_mistakes_are_told_before_anything_is_scored(folder, tmp_path):
     feedback = {"light": as_feedback(brightness)}
     rows = rows_of(folder)
-    with pytest.raises(UserError, match=r"has no metadata.jsonl"):
+    with pytest.raises(UserError, match=r"there is no folder .*nothing; check the path"):
         score_folder(tmp_path / "nothing", feedback)
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(UserError, match=r"has no metadata.jsonl"):
+        score_folder(tmp_path / "bare", feedback)
     write(folder, [*rows[:2], {"file_name": "2.png"}])
     with pytest.raises(UserError, match="row 3 of .* needs file_name and prompt, and has file_name"):
         score_folder(folder, feedback)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
-from unifl.cli import checks
+from unifl.cli import app, checks
 
 COMMANDS = (
     "train",
@@ -68,6 +70,59 @@ def test_ctrl_c_anywhere_ends_with_130(unifl, monkeypatch):
     result = unifl("report", ".")
     assert result.exit_code == 130
     assert "interrupted" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "advice"),
+    [
+        (errno.ENOSPC, 1, "error: picture.png: No space left on device; make room, and run the same"),
+        (errno.EACCES, 2, "error: picture.png: Permission denied; name another place, or change its rights"),
+        (errno.EEXIST, 2, "error: picture.png: File exists; name another place"),
+        (errno.ENOTDIR, 2, "error: picture.png: Not a directory; name another place"),
+    ],
+)
+def test_what_the_disk_refuses_is_one_line(unifl, monkeypatch, number, code, advice):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number), "picture.png")
+
+    monkeypatch.setattr("unifl.world.show.show_scenes", refuse)
+    result = unifl("world", "show")
+    assert result.exit_code == code
+    assert advice in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_full_disk_need_not_name_a_file(unifl, monkeypatch):
+    def refuse(*_, **__):  # as Pillow does
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("unifl.world.show.show_scenes", refuse)
+    assert "error: No space left on device; make room" in unifl("world", "show").stderr
+
+
+def test_other_errors_of_the_system_keep_their_traceback(monkeypatch):
+    def refuse(*_, **__):
+        raise ConnectionError("not about the disk")
+
+    monkeypatch.setattr("unifl.world.show.show_scenes", refuse)
+    assert isinstance(CliRunner().invoke(app, ["world", "show"]).exception, ConnectionError)
+
+
+def test_pictures_do_not_go_into_a_file(unifl, tmp_path):
+    place = tmp_path / "taken"
+    place.write_text("")
+    result = unifl("world", "show", place / "world.png")
+    assert result.exit_code == 2
+    assert "taken" in result.stderr and "name another place" in result.stderr
+
+
+def test_libraries_are_quiet_before_they_are_imported(tmp_path):
+    (tmp_path / "taken").write_text("")
+    asked = (sys.executable, "-m", "unifl.cli", "world", "preferences", "taken/pairs", "--prompts", "1")
+    result = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: taken"), result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_doctor_lists_versions_and_passes(unifl, tmp_path):

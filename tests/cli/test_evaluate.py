@@ -6,14 +6,17 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from unifl.feedback.networks import RewardNetwork, save_family
 from unifl.metrics import read_result
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "feedback"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "feedback" / "features"))
 
 
 @pytest.fixture
@@ -47,12 +50,12 @@ def test_a_suite_is_scored_by_category_and_three_models_are_ranked(workspace, un
 
 
 def test_an_evaluation_goes_on_with_the_batches_that_it_has(workspace, unifl, suite, monkeypatch):
-    from unifl.assembly import evaluate
+    from unifl.assembly.evaluate import Candidate
 
     settings = ("--score", "sharpness", "--seeds", "2", "--batch-size", "1", "--out")
     arguments = ("evaluate", "tiny@1", "--prompts", suite, *settings)
     assert unifl(*arguments, "whole").exit_code == 0
-    drawn, real = [], evaluate._draw
+    drawn, real = [], Candidate.draw
 
     def stops(candidate, prompts, *, seed, indices):
         if len(drawn) == 4:
@@ -60,7 +63,7 @@ def test_an_evaluation_goes_on_with_the_batches_that_it_has(workspace, unifl, su
         drawn.append((seed, *indices))
         return real(candidate, prompts, seed=seed, indices=indices)
 
-    monkeypatch.setattr(evaluate, "_draw", stops)
+    monkeypatch.setattr(Candidate, "draw", stops)
     stopped = unifl(*arguments, "out")
     assert stopped.exit_code == 130 and "--reuse goes on where it was" in " ".join(stopped.output.split())
     again = []
@@ -69,7 +72,7 @@ def test_an_evaluation_goes_on_with_the_batches_that_it_has(workspace, unifl, su
         again.append((seed, *indices))
         return real(candidate, prompts, seed=seed, indices=indices)
 
-    monkeypatch.setattr(evaluate, "_draw", goes_on)
+    monkeypatch.setattr(Candidate, "draw", goes_on)
     assert unifl(*arguments, "out", "--reuse").exit_code == 0
     assert len(drawn) == 4 and not set(drawn) & set(again) and len(again) == 2
     results = [read_result(workspace / name / "result.json") for name in ("whole", "out")]
@@ -82,9 +85,9 @@ def test_an_evaluation_goes_on_with_the_batches_that_it_has(workspace, unifl, su
 
 
 def test_all_prompts_of_a_file_are_taken_unless_fewer_are_asked_for(workspace, unifl, monkeypatch):
-    from unifl.assembly import evaluate
+    from unifl.assembly.evaluate import Candidate
 
-    monkeypatch.setattr(evaluate, "_draw", lambda of, prompts, **how: torch.rand(len(prompts), 3, 8, 8))
+    monkeypatch.setattr(Candidate, "draw", lambda of, prompts, **how: torch.rand(len(prompts), 3, 8, 8))
     (workspace / "many.txt").write_text("\n".join(f"a circle {i}" for i in range(520)))
     arguments = ("evaluate", "tiny@1", "--prompts", "many.txt", "--score", "colourfulness", "--seeds", "1")
     whole = unifl(*arguments, "--out", "whole")
@@ -100,10 +103,10 @@ def test_all_prompts_of_a_file_are_taken_unless_fewer_are_asked_for(workspace, u
 @pytest.fixture
 def drawn(monkeypatch):
     """The models that are drawn, one entry per batch."""
-    from unifl.assembly import evaluate
+    from unifl.assembly.evaluate import Candidate
 
-    seen, real = [], evaluate._draw
-    monkeypatch.setattr(evaluate, "_draw", lambda *given, **how: seen.append(1) or real(*given, **how))
+    seen, real = [], Candidate.draw
+    monkeypatch.setattr(Candidate, "draw", lambda *given, **how: seen.append(1) or real(*given, **how))
     return seen
 
 
@@ -150,6 +153,112 @@ def test_a_suite_of_other_clauses_or_a_detector_of_other_weights_judges_again(wo
     state = {name: tensor + 0.01 for name, tensor in load_file(weights).items()}
     save_file(state, weights, {"format": "pt"})
     assert evaluate(3) and not evaluate(3)
+
+
+def test_distances_to_a_folder_and_drift_from_the_first_model(workspace, unifl, suite, monkeypatch):
+    from test_features import dinov2
+
+    from unifl.assembly.evaluate import Candidate
+    from unifl.feedback.features import PictureFeatures, open_features
+    from unifl.metrics import frechet_distance, kernel_distance, prdc, vendi_score
+
+    (workspace / "dino").mkdir()
+    dinov2(workspace / "dino")
+    (workspace / "real").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(
+            workspace / f"real/{i:02d}.png"
+        )
+    pictures, real = {}, Candidate.draw
+
+    def kept(candidate, prompts, *, seed, indices):
+        images = real(candidate, prompts, seed=seed, indices=indices)
+        for index, image in zip(indices, images, strict=True):
+            pictures[candidate.sampling.num_steps, index, seed] = image
+        return images
+
+    monkeypatch.setattr(Candidate, "draw", kept)
+    arguments = (
+        "evaluate",
+        "a=tiny@1",
+        "b=tiny@2",
+        "--prompts",
+        suite,
+        "--score",
+        "sharpness",
+        "--seeds",
+        "6",
+    )
+    arguments += ("--features", "dinov2=dino", "--out", "out", "--reuse")
+    assert unifl(*arguments).exit_code == 0 and len(pictures) == 36
+    pictures_of = {
+        steps: torch.stack([pictures[steps, i, k] for i in range(3) for k in range(6)]) for steps in (1, 2)
+    }
+    pictures.clear()
+    result = unifl(*arguments, "--reference", "real")
+    assert result.exit_code == 0, result.output
+    assert not pictures  # features were kept, so that distances can be asked for later
+    see = open_features("dinov2", weights=str(workspace / "dino"))
+    a, b = (see(pictures_of[steps]).double().numpy() for steps in (1, 2))
+    files = [np.asarray(Image.open(workspace / f"real/{i:02d}.png")) for i in range(20)]
+    y = see(torch.tensor(np.stack(files)).permute(0, 3, 1, 2) / 255).double().numpy()
+    found = read_result(workspace / "out/result.json").models
+    value = {name: one.value for name, one in found["b@2"].metrics.items()}
+    rows = np.linspace(0, 19, 18).round().astype(int)
+    expected = {
+        "kid_real": kernel_distance(b, y),
+        "frechet_real": frechet_distance(b, y[rows]),
+        "recall_real": prdc(b, y).recall,
+        "vendi": vendi_score(b),
+        "vendi_real": vendi_score(y),
+        "drift_features_from_a@1": np.linalg.norm(a - b, axis=1).mean(),
+    }
+    for name, one in expected.items():
+        assert value[f"{name}_on_dinov2"] == pytest.approx(one, rel=1e-4), name
+    assert (
+        value["drift_features_from_a@1_on_dinov2"] > 0 and "drift_diversity_ratio_from_a@1_on_dinov2" in value
+    )
+    assert found["b@2"].metrics["drift_features_from_a@1_on_dinov2"].n == 3  # prompts
+    assert not any(name.startswith("drift") for name in found["a@1"].metrics)
+    assert "kid_real_on_dinov2" in found["a@1"].metrics and "cmmd_real_on_dinov2" in result.output
+    monkeypatch.setattr(PictureFeatures, "__call__", lambda *_: pytest.fail("pictures were looked at again"))
+    assert unifl(*arguments, "--reference", "real").exit_code == 0 and not pictures
+    assert read_result(workspace / "out/result.json").models == found
+    assert unifl("report", "out").exit_code == 0
+    page = (workspace / "out/report.html").read_text()
+    assert "Kernel distance, real on dinov2" in page and "Drift, from a@1 on dinov2" in page
+
+
+def test_a_frechet_distance_of_few_pictures_is_left_out(workspace, unifl, suite):
+    from test_features import dinov2
+
+    (workspace / "dino").mkdir()
+    dinov2(workspace / "dino")
+    (workspace / "real").mkdir()
+    for i in range(4):
+        Image.new("RGB", (32, 32), (60 * i, 0, 0)).save(workspace / f"real/{i}.png")
+    arguments = (
+        "evaluate",
+        "tiny@1",
+        "--prompts",
+        suite,
+        "--score",
+        "sharpness",
+        "--features",
+        "dinov2=dino",
+    )
+    result = unifl(*arguments, "--reference", "real", "--seeds", "1", "--out", "out")
+    assert result.exit_code == 0, result.output
+    assert "tiny@1: no frechet: 3 samples have no covariance of full rank in 16 dimensions" in result.output
+    assert "set few" not in result.output and "they need more than" in result.output
+    metrics = read_result(workspace / "out/result.json").models["tiny@1"].metrics
+    assert "kid_real_on_dinov2" in metrics and "frechet_real_on_dinov2" not in metrics
+    (workspace / "one.txt").write_text("a circle")
+    alone = ("--prompts", "one.txt", "--seeds", "1", "--reference", "real")
+    assert "ask for two prompts or seeds" in unifl(*arguments, *alone).output
+    nothing = unifl(*arguments, "--reference", "nothing")
+    assert nothing.exit_code == 2 and "there is no folder nothing" in nothing.output
 
 
 def test_geneval_by_a_tiny_detector(workspace, unifl):
@@ -211,6 +320,7 @@ def test_the_name_of_a_measurement_tells_what_it_depends_on():
             "the question in none.txt cannot be read",
         ),
         (("--prompts", "parti.tsv", "--score", "hpsv3"), "give the file as `question`"),
+        (("--reference", "."), "--reference goes with --features"),
         (("--features", "dinov2"), "--features goes with --score or --detector"),
         (("--score", "sharpness", "--weights", "x=y"), "gives no scorer of sharpness a path"),
         (

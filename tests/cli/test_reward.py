@@ -54,6 +54,8 @@ def test_settings_come_from_a_file_and_mistakes_are_one_line(workspace, unifl):
         (["network.backbon=clip"], "backbon"),
         (["network.backbone=clip"], "needs `base`"),
         (["fit.held_out=0.0"], "cannot keep back a share"),
+        (["--out", "pairs/metadata.jsonl"], "is a file; name a folder"),
     ):
         result = unifl("reward", "train", "pairs", "--out", "new", *arguments)
         assert result.exit_code == 2 and message in " ".join(result.output.split()), result.output
+        assert "step [" not in result.output, "no progress is shown of what did not begin"

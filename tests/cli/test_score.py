@@ -30,7 +30,9 @@ def test_wrong_use_is_one_line(workspace, unifl):
         (["pictures", "sharpness", "--weights", "pick=x"], "gives no scorer of sharpness a path"),
         (["pictures", "sharpness", "--weights", "sharpness=x"], "sharpness has no weights"),
         (["pictures", "sharpness", "--revision", "sharpness=x"], "leave out weights, base and revision"),
-        (["nothing", "sharpness"], "has no metadata.jsonl"),
+        (["nothing", "sharpness"], "there is no folder nothing; check the path"),
+        (["prompts.txt", "sharpness"], "there is no folder prompts.txt; check the path"),
+        ([".", "sharpness"], "has no metadata.jsonl"),
         (["pictures", "hpsv3", "--question", "hpsv3=nothing.txt"], "nothing.txt cannot be read"),
         (["pictures", "sharpness", "--question", "sharpness=x"], "sharpness has no setting 'question'"),
     ):

@@ -20,6 +20,7 @@ from unifl.data.preferences import (
     PreferenceSet,
     read_preferences,
 )
+from unifl.data.preferences.arrow_table import parquet_table
 from unifl.errors import UserError
 
 
@@ -147,6 +148,29 @@ def test_rankings_become_all_ordered_pairs(tmp_path):
     with pytest.raises(UserError, match="has the splits test, train"):
         read_preferences(tmp_path)
     assert len(read_preferences(tmp_path, split="train")) == 1
+
+
+def test_rankings_of_imagereward(tmp_path):
+    """`data/test.json` of its repository: equal ranks are a tie, and ranks may leave numbers out."""
+    write_pictures(tmp_path / "test_images")
+    row = {
+        "id": "005870-0077",
+        "prompt": "cat",
+        "generations": ["a.png", "b.png", "c.png"],
+        "ranking": [5, 1, 1],
+    }
+    (tmp_path / "test.json").write_text(json.dumps([row]))
+    index = read_preferences(tmp_path / "test.json", images=tmp_path / "test_images")
+    assert told(index) == [("cat", "b", "a"), ("cat", "c", "a"), ("cat", "b", "c")]
+    assert index.tie.tolist() == [False, False, True] and index.strength.tolist() == [1.0, 1.0, 1.0]
+    assert index.pictures.name(0) == str(tmp_path / "test_images" / "a.png")
+    for changes, message in (
+        ({"ranking": [1, 2]}, r"ranking of row 2 of .* is \[1, 2\]; one number for each of its 3 pictures"),
+        ({"generations": "a.png"}, "row 2 of .* has no list of file names; generations is 'a.png'"),
+    ):
+        (tmp_path / "test.json").write_text(json.dumps([row, row | changes]))
+        with pytest.raises(UserError, match=message):
+            read_preferences(tmp_path / "test.json")
 
 
 @pytest.mark.parametrize(
@@ -282,11 +306,27 @@ def test_what_cannot_be_opened(tmp_path):
 def test_without_pyarrow_the_message_names_the_extra(tmp_path, monkeypatch):
     write_parquet(tmp_path / "pairs.parquet", ROWS)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UserError, match=r"needs pyarrow to be read; run `pip install 'unifl\[parquet\]'`"):
+    with pytest.raises(UserError, match=r"needs pyarrow; run `pip install 'unifl\[parquet\]'`"):
         read_preferences(tmp_path)
     write_pictures(tmp_path)  # and JSON does not need it
     write_jsonl(tmp_path / "good.jsonl", [{"prompt": "cat", "chosen": "a.png", "rejected": "b.png"}])
     assert told(read_preferences(tmp_path / "good.jsonl")) == [("cat", "a", "b")]
+
+
+def test_columns_that_no_form_understands_are_read_when_they_are_asked_for(tmp_path):
+    at = pa.array([1_700_000_000_000_000_000, None], pa.timestamp("ns"))
+    columns = {
+        "prompt": ["cat", "dog"],
+        "chosen": ["a.png"] * 2,
+        "rejected": ["b.png"] * 2,
+        "made_by": ["x", "y"],
+    }
+    pq.write_table(pa.table({**columns, "at": at, "tie": at}), tmp_path / "pairs.parquet")
+    table = parquet_table([tmp_path / "pairs.parquet"], frozenset({"prompt"}), tmp_path)
+    assert table.texts("made_by").values == ["x", "y"]
+    assert [table.texts("at").at(row) for row in range(2)] == ["2023-11-14 22:13:20.000000000", None]
+    with pytest.raises(UserError, match=r"the column 'tie' of .*pairs\.parquet holds no numbers"):
+        read_preferences(tmp_path / "pairs.parquet")
 
 
 _TYPES = {"double": "float64", "binary": "binary", "string": "string", "int64": "int64"}  # theirs, by arrow's

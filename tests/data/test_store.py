@@ -89,7 +89,7 @@ def test_samples_with_their_scores(tmp_path):
 def test_which_score_has_to_be_said(tmp_path):
     fill(tmp_path)
     with pytest.raises(
-        UserError, match="which score decides is not said; Set `score` to one of color, detail"
+        UserError, match="which score decides is not said; set `score` to one of color, detail"
     ):
         read_preferences(tmp_path)
     with pytest.raises(UserError, match="no sample has the score 'colour'; did you mean 'color'"):

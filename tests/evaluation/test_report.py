@@ -192,6 +192,21 @@ def test_the_lowest_distance_is_best_and_ties_as_shown_share_it():
     assert [c.best for c in rows["Overall"].cells] == [True, True]
 
 
+def test_distances_of_a_folder_are_named_and_drift_is_neither_good_nor_bad():
+    metrics = {
+        name: {
+            key: Interval(value, value, value, 10)
+            for key in ("recall_my_coco_on_dinov2", "drift_features_from_a@1_on_clip")
+        }
+        for name, value in (("a@1", 0.1), ("b@1", 0.4))
+    }
+    rows = {row.text.label: row for row in metric_rows(metrics, {})["Distribution"]}
+    recall, drift = rows["Recall, my coco on dinov2"], rows["Drift, from a@1 on clip"]
+    assert "share of the my coco set among" in recall.text.meaning
+    assert [c.best for c in recall.cells] == [False, True]
+    assert [c.best for c in drift.cells] == [False, False] and drift.text.higher is None
+
+
 def test_base_of_the_same_number_of_steps():
     models = ["base@4", "base@20", "stage2@4", "stage2@20", "refl@8"]
     assert [base_of(m, models) for m in models] == [None, None, "base@4", "base@20", "base@4"]

@@ -192,8 +192,13 @@ def test_processors_are_written_as_they_are_read():
         Looking(size=24, fit="squash", mean=(0.5,) * 3, std=(0.5,) * 3, mode="bilinear"),
     ):
         assert looking_of(settings_of(looking), model="x") == looking
-    with pytest.raises(UserError, match="no image processor"):
-        settings_of(Looking(size=32, fit="pad"))
+    for looking in (
+        Looking(size=32, fit="pad"),
+        Looking(size=32, half="even"),
+        Looking(size=32, antialias=False),
+    ):
+        with pytest.raises(UserError, match="no image processor"):
+            settings_of(looking)
 
 
 def test_damaged_and_mixed_folders_are_errors(bases, tmp_path):

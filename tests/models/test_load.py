@@ -37,6 +37,14 @@ def test_a_hub_name_that_cannot_be_had_says_so():
         load_generator("somebody/something")
 
 
+@pytest.mark.parametrize("written", ["runs/reffl", "runs/refl@4"])
+def test_a_folder_that_is_nearly_called_so_is_asked_for(tmp_path, monkeypatch, written):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/refl").mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"no folder {written} here.*; did you mean runs/refl\? "):
+        load_generator(written)
+
+
 def test_a_folder_that_is_no_pipeline(tmp_path):
     with pytest.raises(UserError, match="not a diffusers folder.*model_index.json"):
         load_generator(tmp_path)

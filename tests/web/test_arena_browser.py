@@ -9,7 +9,8 @@ import pytest
 from arena_browsing import LEFT, READY, RIGHT, SAME, kept, press, seen, shown
 
 from unifl.data.preferences import read_preferences
-from unifl.web.arena.results import export_votes, read_votes
+from unifl.web.arena.export import export_votes
+from unifl.web.arena.results import read_votes
 
 pytestmark = pytest.mark.browser
 

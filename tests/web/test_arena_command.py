@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -38,6 +39,23 @@ def judged(folder, answer="left"):
     while (shown := arena.next(ann)) is not None:
         arena.vote(ann, shown.id, dict.fromkeys(arena.settings.axes, answer))
     return arena
+
+
+def test_the_demo_leaves_an_arena_of_ones_own_alone(unifl, tmp_path, monkeypatch):
+    assert unifl("make", "runs/arena", "--pictures", "before", "--pictures", "after").exit_code == 0
+    drawn, served = [], []
+
+    def draw_demo(folder, **_):
+        drawn.append(folder)
+        return {"first": tmp_path / "before", "second": tmp_path / "after"}
+
+    monkeypatch.setattr("unifl.assembly.arena.draw_demo", draw_demo)
+    monkeypatch.setattr(
+        sys.modules["unifl.cli.arena"], "open_and_serve", lambda folder, *_: served.append(folder)
+    )
+    for _ in range(2):
+        assert unifl("demo").exit_code == 0
+    assert len(drawn) == 1 and served[0] == served[1] != Path("runs/arena")
 
 
 def test_from_folders_to_an_export_and_back(unifl, tmp_path):
@@ -111,7 +129,8 @@ def test_known_pairs_come_from_preference_data(unifl, tmp_path):
             "an --annotator has no name; write one",
         ),
         (["results", "there", "--axis", "colour"], "asks for overall, not for 'colour'; name one of these"),
-        (["export", "there", "."], "is a folder; name a file"),
+        (["export", "there", "votes.csv"], "cannot write pairs to votes.csv; use a .jsonl or .parquet file"),
+        (["export", "there", "there.jsonl"], "is a folder; name a file"),
         (["import", "new", "nothing.jsonl"], "nothing.jsonl"),
     ],
 )
@@ -119,6 +138,7 @@ def test_wrong_use_is_one_line(unifl, tmp_path, arguments, message):
     draw(tmp_path / "same", "base", ["a cat"])
     draw(tmp_path / "long", "good", ["a" * (LONGEST_PROMPT + 1)])
     draw(tmp_path / "broken", "good", ["a cat", "a dog"])
+    (tmp_path / "there.jsonl").mkdir()
     (tmp_path / "broken" / "00001_0.png").write_bytes(b"no picture")
     assert unifl("make", "there", "--pictures", "before", "--pictures", "after").exit_code == 0
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -17,7 +17,8 @@ from PIL import Image
 from unifl.data.preferences import PreferenceSet, read_preferences
 from unifl.errors import UserError
 from unifl.web.arena import Arena, ArenaSettings, Candidate, PairPlan, plan_pairs, read_results
-from unifl.web.arena.results import export_votes, read_votes
+from unifl.web.arena.export import export_votes
+from unifl.web.arena.results import read_votes
 
 MODELS = ("base", "good", "better")
 

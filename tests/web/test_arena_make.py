@@ -17,6 +17,7 @@ from unifl.testing import tiny_folder
 from unifl.web.arena import Arena, ArenaSettings, read_results
 from unifl.web.arena.judged_pairs import read_judged
 from unifl.web.arena.make import make_arena, named_folders, read_known
+from unifl.web.arena.results import read_votes
 
 PROMPTS = ["a cat", "a dog", "a fox"]
 
@@ -66,19 +67,91 @@ def test_a_contradiction_is_no_known_answer(folder, turned, who):
     said = [(0, 1.0, who[0]), (0, 0.0, who[1])]
     judged = read_judged(write(folder, *(said[::-1] if turned else said), (1, 0.0, NOBODY)), "known")
     ((known),) = judged.known(10)
-    assert judged.candidates[known.first - 10].prompt == "a dog" and known.gold == 1.0
-    assert judged.pictures[judged.candidates[known.first - 10].file] == judged.index.win[2]  # before won
+    winner = judged.candidates[(known.first if known.gold else known.second) - 10]
+    assert winner.prompt == "a dog"
+    assert judged.pictures[winner.file] == judged.index.win[2]  # before won
 
 
 def test_the_later_vote_of_a_person_counts_whatever_the_order_of_rows(folder):
     rows = [(0, 1.0, ANN | {"ranking_id": 7}), (0, 0.0, ANN | {"ranking_id": 3})]
     judged = read_judged(write(folder, *rows), "imported")
     assert judged.repeated == 1 and len(judged.votes) == 1
-    ((_, pair, value),) = judged.votes
-    winner = judged.pairs[pair].first if value else judged.pairs[pair].second
+    (vote,) = judged.votes
+    pair = judged.pairs[vote.pair]
+    winner = pair.first if vote.answers["overall"] else pair.second
     assert (
         judged.pictures[judged.candidates[winner].file] == judged.index.win[0]
     )  # of the row with ranking_id 7
+
+
+@pytest.mark.parametrize("form", ["chosen", "best"])
+def test_people_who_agree_about_imported_pairs_are_said_to(folder, form):
+    """Were the winner always the first picture, agreement could not be told from chance."""
+    rows = []
+    for number in range(3):
+        for who, sure in (("ann", True), ("bob", number > 0)):  # they differ about one of the three
+            after, before = f"after/{number:05d}_0.png", f"before/{number:05d}_0.png"
+            won, lost = (after, before) if sure else (before, after)
+            if form == "chosen":
+                row = {"prompt": PROMPTS[number], "chosen": won, "rejected": lost, "user": who}
+            else:
+                shown = (after, before) if number == 1 else (before, after)
+                row = {
+                    "caption": PROMPTS[number],
+                    "jpg_0": shown[0],
+                    "jpg_1": shown[1],
+                    "best_image_uid": won,
+                }
+                row |= {"image_0_uid": shown[0], "image_1_uid": shown[1], "user_id": who}
+                row |= {f"model_{at}": file.partition("/")[0] for at, file in enumerate(shown)}
+            rows.append(row)
+    (folder / "votes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert command("import", "arena", "votes.jsonl")[0] == 0
+    arena = Arena(folder / "arena", look_only=True)
+    votes = list(read_votes(arena))
+    values = {(vote.annotator, vote.prompt): vote.answers["overall"] for vote in votes}
+    assert [values["ann", one] == values["bob", one] for one in PROMPTS] == [False, True, True]
+    if form == "best":
+        assert [vote.models[0] for vote in votes] == [
+            "before",
+            "before",
+            "after",
+            "after",
+            "before",
+            "before",
+        ]
+        assert read_results(arena).wins["after", "before"].value == pytest.approx(5 / 6)
+        assert 0 < read_results(arena).agreement < 1
+    arena.close()
+
+
+def test_sides_of_imported_pairs_are_as_good_as_a_coin(folder):
+    rows = [
+        {"prompt": f"prompt {n}", "chosen": "after/00000_0.png", "rejected": "before/00000_0.png"}
+        for n in range(200)
+    ]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judged = read_judged("pairs.jsonl", "imported")
+    values = [vote.answers["overall"] for vote in judged.votes]
+    assert 80 < sum(values) < 120 and len(values) == 200
+    for vote in judged.votes:
+        pair = judged.pairs[vote.pair]
+        winner = judged.candidates[pair.first if vote.answers["overall"] else pair.second]
+        assert judged.pictures[winner.file] == judged.index.win[0]
+
+
+def test_an_import_that_is_stopped_leaves_no_arena_without_its_votes(folder, monkeypatch):
+    data = write(folder, (0, 1.0, ANN), (1, 0.0, BOB))
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("unifl.web.arena.new.hashed", stop)  # in the middle of what is written
+        assert command("import", "arena", data)[0] == 130
+    assert not (folder / "arena" / "arena.sqlite").exists()
+    code, said = command("import", "arena", data)
+    assert code == 0 and "2 votes on 2 pairs" in said
 
 
 def test_an_import_tells_what_it_leaves_out(folder):

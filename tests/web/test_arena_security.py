@@ -147,6 +147,23 @@ def test_who_guesses_waits_and_nobody_else(attacked):
     assert client.get(f"/a/{known['ann']}").status_code == 200
 
 
+def test_who_guesses_costs_no_query(attacked):
+    arena, client, known = attacked
+    asked = []
+    arena._connection.set_trace_callback(asked.append)
+    for number in range(100):
+        assert client.get(f"/a/{number}").status_code in (404, 429)
+        assert client.get(f"/admin/{number}").status_code in (404, 429)
+    assert asked == []
+    # and what is changed counts from the next request on
+    cia = arena.add_annotator("cia")
+    assert client.get(f"/a/{cia}").status_code == 200
+    admin = client.post(f"/admin/{known['admin']}/people/3/link", data={})
+    assert client.get(f"/a/{cia}").status_code == 429 and known["admin"] != (new := arena.new_admin())
+    assert client.get(f"/admin/{known['admin']}").status_code == 429
+    assert client.get(f"/admin/{new}").status_code == admin.status_code == 200
+
+
 def test_one_token_asks_so_much_and_no_more(make_arena):
     arena = make_arena()
     client = TestClient(make_app(arena, Limits(requests=5, seconds=0.5)))

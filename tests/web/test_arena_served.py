@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+import resource
 import socket
 import time
 from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
 import pytest
 from arena_attacks import SERVED
+from PIL import Image
 
 from unifl.web.arena.connections import Connection
 from unifl.web.arena.results import read_votes
 from unifl.web.arena.security import HEADERS, Limits
+from unifl.web.arena.serve import allow_files
 
 
 class Impatient(Connection):
@@ -94,6 +98,45 @@ def test_who_judges_slowly_is_not_cut_off(make_arena, serving):
     assert len(list(read_votes(arena))) == 1
 
 
+def slowly(url, path, *, seconds):
+    """What a phone on a bad line gets of a large answer that takes so long to arrive."""
+    address = urlsplit(url)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((address.hostname, address.port))
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        connection.settimeout(5.0)
+        began, found = time.monotonic(), b""
+        while (
+            time.monotonic() - began < seconds
+        ):  # a trickle at first, the rest once the patience is long over
+            found += connection.recv(4096)
+            time.sleep(0.05)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        while more := connection.recv(1 << 20):
+            found += more
+            if found.endswith(b"0\r\n\r\n"):
+                break
+    head, _, body = found.partition(b"\r\n\r\n")
+    return head, body
+
+
+def test_a_slow_download_is_not_cut_off(make_arena, serving):
+    """A picture is handed to the connection at once, an export piece by piece."""
+    arena = make_arena(prompts=1)
+    pixels = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
+    for number in range(2):
+        Image.fromarray(pixels).save(arena.picture(number), compress_level=0)
+    url, token, admin = serving(arena, http=Impatient), arena.add_annotator("ann"), arena.new_admin()
+    shown = arena.next(arena.annotator(token))
+    head, body = slowly(url, f"/a/{token}/picture/{shown.id}/left", seconds=1.5)
+    content = arena.picture(shown.left).read_bytes()
+    assert b"200 OK" in head and len(content) > 6e6 and body == content
+    arena.vote(arena.annotator(token), shown.id, {"overall": "left"})
+    head, body = slowly(url, f"/admin/{admin}/votes.parquet", seconds=1.5)
+    assert b"200 OK" in head and len(body) > 2 * len(content) and body.endswith(b"PAR1\r\n0\r\n\r\n")
+
+
 def test_who_holds_all_connections_holds_them_for_a_while(make_arena, serving):
     arena = make_arena()
     url = serving(arena, http=Impatient, limit_concurrency=4)
@@ -106,6 +149,43 @@ def test_who_holds_all_connections_holds_them_for_a_while(make_arena, serving):
     assert httpx.get(f"{url}/a/nobody").status_code == 404
     for connection in holding:
         connection.close()
+
+
+def test_who_comes_beyond_all_is_closed_at_once(make_arena, serving):
+    """Otherwise the process runs out of files, and nobody who judges gets a picture."""
+    arena = make_arena()
+    few = type("Few", (Connection,), {"most": 6})
+    url, token = serving(arena, http=few, limit_concurrency=4), arena.add_annotator("ann")
+    address = urlsplit(url)
+    with httpx.Client() as early:
+        assert early.get(f"{url}/a/{token}").status_code == 200
+        holding = [socket.create_connection((address.hostname, address.port)) for _ in range(9)]
+        time.sleep(0.3)
+        closed = []
+        for connection in holding:
+            connection.settimeout(0.1)
+            try:
+                closed.append(connection.recv(1) == b"")
+            except TimeoutError:
+                closed.append(False)
+            except ConnectionError:
+                closed.append(True)
+            connection.close()
+        assert closed == [False] * 5 + [True] * 4
+        time.sleep(0.3)
+        assert early.get(f"{url}/a/{token}").status_code == 200
+
+
+def test_the_server_may_open_a_file_for_each_connection():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        allow_files(Connection.most + 500)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(2500, hard), hard)
+        allow_files(100)  # never fewer
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(2500, hard), hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def strangers(url, number, forwarded):

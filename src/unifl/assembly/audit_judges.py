@@ -13,7 +13,7 @@ from unifl.assembly import resolve
 from unifl.assembly.fingerprint import fingerprint
 from unifl.assembly.objects import is_dotted, made
 from unifl.assembly.on_pictures import on_pictures
-from unifl.assembly.part import Part
+from unifl.assembly.part import Part, as_part
 from unifl.assembly.recipe import Recipe
 from unifl.errors import UserError
 from unifl.evaluation.audit_look import HELD_OUT, REWARD, Scorer
@@ -108,7 +108,8 @@ def default_judges(recipe: Recipe) -> dict[str, str | Part]:
 
 def in_world(recipe: Recipe) -> bool:
     """Whether a run follows a reward of the embedded world, or starts from its model."""
-    paths = [recipe.model.pretrained_model_name_or_path, *(_path(part) for part in recipe.rewards.values())]
+    rewards = [part for given in recipe.rewards.values() for part in as_part(given).leaves()]
+    paths = [recipe.model.pretrained_model_name_or_path, *(part.path for part in rewards)]
     return any(path.startswith(resolve.WORLD) for path in paths)
 
 
@@ -118,7 +119,7 @@ def _require_held_out(judges: Mapping[str, str | Part], given: Mapping[str, str 
             raise UserError(
                 f"the judge {name} is the gold judge, which gives final figures and chooses nothing; take {_VALIDATION}"
             )
-        same = [other for other, its in given.items() if _source(its) == _source(part)]
+        same = [other for other, its in given.items() if _sources(its) & _sources(part)]
         if same:
             raise _trained(name, same[0])
 
@@ -154,8 +155,12 @@ def _path(part: str | Part) -> str:
     return part.path if isinstance(part, Part) else part
 
 
-def _source(part: str | Part) -> tuple[str, str]:
-    """What a reward is, however it is spelt or opened; arguments belong to what has them."""
-    one = part if isinstance(part, Part) else resolve.named(part)
-    path = str(Path(one.path).expanduser().resolve()) if resolve.is_file(one.path) else one.path
-    return path, repr(sorted(one.kwargs.items()))
+def _sources(part: str | Part) -> set[tuple[str, str]]:
+    """What a reward comes from, however it is spelt or opened; arguments belong to what has them."""
+    whole = part if isinstance(part, Part) else resolve.named(part)
+    return {_source(one) for one in whole.leaves()}
+
+
+def _source(part: Part) -> tuple[str, str]:
+    path = str(Path(part.path).expanduser().resolve()) if resolve.is_file(part.path) else part.path
+    return path, repr(sorted(part.kwargs.items()))

@@ -66,7 +66,41 @@ def measure_distances(
     x, y = ours.features, reference.features
     if x.shape[1] != y.shape[1]:
         raise UserError(f"features have {x.shape[1]} and {y.shape[1]} numbers; take one extractor for both")
-    units = _units(ours.pictures)
+    numbers, left_out = set_distances(x, y, units=_units(ours.pictures), few=few)
+    if "frechet" in left_out:
+        left_out["frechet"] = left_out["frechet"].replace("set few", "add --few")
+    size = min(subset, len(x), len(y))
+    mean, std = kernel_subsets(x, y, subsets=_SUBSETS, size=size)
+    numbers["kid_subsets"], numbers["kid_subsets_std"] = _plain(mean, size), _plain(std, size)
+    for key, side in (("diversity", ours), ("diversity_reference", reference)):
+        spread = _diversity(side.features, _units(side.pictures))
+        if len(spread):
+            numbers[key] = mean_interval(spread)
+    drift, without = _drift(ours, reference)
+    return Distances(name, (len(x), len(y)), numbers | drift, left_out | without)
+
+
+def set_distances(
+    x: Float[np.ndarray, "n d"],
+    y: Float[np.ndarray, "m d"],
+    *,
+    units: Int[np.ndarray, " n"],
+    few: bool = False,
+) -> tuple[dict[str, Interval], dict[str, str]]:
+    """Distances of two sets of features, and how many different pictures each amounts to.
+
+    Args:
+        x: The pictures in question.
+        y: Those that they are compared with.
+        units: Which of `x` belong to one prompt, numbered from 0.
+        few: Take a Frechet distance of fewer pictures than dimensions, too.
+
+    Returns:
+        The numbers; and what could not be measured, with the reason.
+
+    Raises:
+        UserError: Fewer than two pictures on a side.
+    """
     counts = bootstrap_counts(int(units.max()) + 1, resamples=_RESAMPLES)[:, units]
     numbers = {
         "kid": centred_interval(kernel_distance(x, y), kernel_replicates(x, y, counts), n=len(x)),
@@ -81,22 +115,32 @@ def measure_distances(
         found = frechet_interval(x[rows], y[_spread(len(y), n)], units=units[rows], few=few)
         numbers["frechet"] = replace(found, n=n)  # pictures: distances of other numbers do not compare
     except UserError as error:
-        left_out["frechet"] = f"{error}".replace("set few", "add --few")
-    size = min(subset, n)
-    mean, std = kernel_subsets(x, y, subsets=_SUBSETS, size=size)
-    numbers["kid_subsets"], numbers["kid_subsets_std"] = _plain(mean, size), _plain(std, size)
+        left_out["frechet"] = f"{error}"
     if n > NEAREST:
         nearest = prdc(x, y)
         for key in ("precision", "recall", "density", "coverage"):
             numbers[key] = _plain(getattr(nearest, key), n)
     else:
         left_out["precision, recall, density, coverage"] = f"they need more than {NEAREST} pictures on a side"
-    for key, side in (("diversity", ours), ("diversity_reference", reference)):
-        spread = _diversity(side)
-        if len(spread):
-            numbers[key] = mean_interval(spread)
-    drift, without = _drift(ours, reference)
-    return Distances(name, (len(x), len(y)), numbers | drift, left_out | without)
+    return numbers, left_out
+
+
+def feature_drift(
+    x: Float[np.ndarray, "n d"], base: Float[np.ndarray, "n d"], *, units: Int[np.ndarray, " n"]
+) -> tuple[dict[str, Interval], dict[str, str]]:
+    """How far features of equal prompts and noise are apart, and the ratio of their diversities.
+
+    Args:
+        x: The pictures in question.
+        base: Those of the base, row by row on the same noise.
+        units: Which rows belong to one prompt, numbered from 0.
+
+    Returns:
+        As `set_distances`.
+    """
+    apart = np.linalg.norm(x - base, axis=1)
+    found = {"drift_features": mean_interval(_by_unit(apart, units))}
+    return _with_ratio((found, {}), "diversity", _diversity(x, units), _diversity(base, units))
 
 
 def _plain(value: float, n: int) -> Interval:
@@ -115,11 +159,10 @@ def _units(pictures: Sequence[Picture]) -> Int[np.ndarray, " n"]:
     return np.unique([one.prompt for one in pictures], return_inverse=True)[1]
 
 
-def _diversity(side: FolderFeatures) -> Float[np.ndarray, " p"]:
+def _diversity(features: Float[np.ndarray, "n d"], units: Int[np.ndarray, " n"]) -> Float[np.ndarray, " p"]:
     """Mean feature distance between pictures of each prompt that has several."""
-    units = _units(side.pictures)
     alike = (np.flatnonzero(units == unit) for unit in range(int(units.max()) + 1))
-    return np.array([seed_diversity(side.features[rows][None])[0] for rows in alike if len(rows) > 1])
+    return np.array([seed_diversity(features[rows][None])[0] for rows in alike if len(rows) > 1])
 
 
 def _drift(ours: FolderFeatures, base: FolderFeatures) -> tuple[dict[str, Interval], dict[str, str]]:
@@ -141,20 +184,25 @@ def _drift(ours: FolderFeatures, base: FolderFeatures) -> tuple[dict[str, Interv
         return {}, {}
     mine, theirs = (np.array(side) for side in zip(*pairs, strict=True))
     units = _units(ours.pictures)[mine]
-    apart = np.linalg.norm(ours.features[mine] - base.features[theirs], axis=1)
-    found = {"drift_features": mean_interval(_by_unit(apart, units))}
+    found, left_out = feature_drift(ours.features[mine], base.features[theirs], units=units)
     pixels = [_rms(ours.pictures[a], base.pictures[b]) for a, b in pairs]
     if all(value is not None for value in pixels):
         found["drift_pixels"] = mean_interval(_by_unit(np.array(pixels, float), units))
     shares = (_by_unit(side.high_frequency[rows], units) for side, rows in ((ours, mine), (base, theirs)))
-    ratios = {"high_frequency": tuple(shares), "diversity": (_diversity(ours), _diversity(base))}
-    left_out = {}
-    for key, (first, second) in ratios.items():
-        if second.any() and len(first) == len(second):
-            found[f"drift_{key}_ratio"] = ratio_interval(first, second)
-        elif len(second):
-            left_out[f"drift_{key}_ratio"] = "that of the reference is 0, to which nothing has a ratio"
-    return found, left_out
+    return _with_ratio((found, left_out), "high_frequency", *shares)
+
+
+def _with_ratio(
+    found: tuple[dict[str, Interval], dict[str, str]], key: str, first: np.ndarray, second: np.ndarray
+) -> tuple[dict[str, Interval], dict[str, str]]:
+    """With the ratio of two lists of numbers, prompt by prompt; lists may be empty."""
+    numbers, left_out = found
+    name = f"drift_{key}_ratio"
+    if second.any():
+        return numbers | {name: ratio_interval(first, second)}, left_out
+    if len(second):
+        return numbers, left_out | {name: "that of the reference is 0, to which nothing has a ratio"}
+    return found
 
 
 def _by_unit(values: np.ndarray, units: np.ndarray) -> Float[np.ndarray, " p"]:

@@ -10,13 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unifl.assembly.distances import Distances
+from unifl.assembly.drawn import DrawnPictures
 from unifl.assembly.fingerprint import fingerprint
+from unifl.assembly.model_distances import Reference, model_distances
 from unifl.assembly.recipe import SamplingConfig
 from unifl.disk import require_writable
 from unifl.errors import UserError
@@ -68,6 +72,40 @@ class Candidate:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     batch_size: int = 32
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What pictures depend on beside what `entry` says."""
+        return {
+            "negative_prompt": self.sampling.negative_prompt,
+            "mixed_precision": self.generator.mixed_precision,
+        }
+
+    def entry(self, prompts: Sequence[str], seeds: Sequence[int]) -> ModelEntry:
+        """Its row of `result.json`, without metrics."""
+        how = self.sampling
+        return ModelEntry(
+            weights_sha256=weights_sha256(self.generator, self.role),
+            sampler=SAMPLER if how.consistency is None else how.consistency.kind,
+            steps=how.num_steps,
+            guidance=how.guidance,
+            spacing=how.spacing,
+            seeds=list(seeds),
+            prompts_sha256=prompts_sha256(prompts),
+        )
+
+    @torch.no_grad()
+    def draw(self, prompts: list[str], *, seed: int, indices: list[int]) -> Float[Tensor, "b 3 h w"]:
+        """One picture per prompt."""
+        return sample(
+            self.generator,
+            prompts,
+            seed=seed,
+            indices=indices,
+            **self.sampling.arguments,
+            role=self.role,
+            batch_size=self.batch_size,
+        )
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -79,6 +117,7 @@ class Evaluation:
         comparisons: Those of this call, in the order of the pairs.
         ranks: Of three models or more, if finite strengths fit.
         unranked: Why there are none.
+        distances: Of each model to a reference and to the first, where there is one.
     """
 
     result: Result
@@ -86,10 +125,11 @@ class Evaluation:
     comparisons: list[Comparison]
     ranks: Ranking | None = None
     unranked: str = ""
+    distances: Mapping[str, Distances] = field(default_factory=dict)
 
 
 def evaluate_models(
-    models: Mapping[str, Candidate],
+    models: Mapping[str, Candidate | DrawnPictures],
     prompts: Sequence[str],
     judge: Judge,
     *,
@@ -100,6 +140,8 @@ def evaluate_models(
     object_counts: Sequence[int] | None = None,
     groups: Sequence[str] | None = None,
     references: Mapping[str, Float[Tensor, "n 3 h w"]] | None = None,
+    reference: Reference | None = None,
+    keep_features: bool = False,
     seeds: Sequence[int] = (0,),
     diversity_prompts: int = 100,
     diversity_seeds: int = 4,
@@ -113,7 +155,7 @@ def evaluate_models(
     goes on where an earlier call was interrupted.
 
     Args:
-        models: By id, such as "base@20".
+        models: By id, such as "base@20"; or pictures that are there already, of these prompts.
         prompts: Held-out prompts, the same for all.
         judge: Reads the pictures.
         judge_name: Its name in `result.json`.
@@ -123,6 +165,9 @@ def evaluate_models(
         object_counts: Objects that each prompt names, for alignment by number of objects.
         groups: The group of each prompt, by which scores are given too.
         references: Pictures by name; each gives `frechet_<name>` and `kid_<name>`, on the judge's features.
+        reference: Pictures of a folder by the judge's features: all distances to them, and the drift from the first
+            model.
+        keep_features: Keep features in `scores/`, so that a reference of a later call draws nothing again.
         seeds: Noise seeds; every prompt is drawn once per seed.
         diversity_prompts: Prompts on which diversity over seeds is measured; 0 for none.
         diversity_seeds: Pictures of each of these; what `seeds` lacks is drawn for it.
@@ -148,12 +193,13 @@ def evaluate_models(
         diversity_seeds=diversity_seeds,
         object_counts=None if object_counts is None else [int(count) for count in object_counts],
         groups=None if groups is None else list(groups),
+        keep_features=keep_features or reference is not None,
     )
     entries, found = dict[str, ModelEntry](), dict[str, ModelResult]()
     for name, candidate in models.items():
-        entry = _entry(candidate, prompts, seeds)
+        entry = candidate.entry(prompts, seeds)
         origin = ask.origin(entry, candidate)
-        result = _known(folder, name, origin) if reuse else None
+        result = _known(folder, name, origin, ask.keep_features) if reuse else None
         if result is None:
             tell = partial(progress, name) if progress is not None else None
             parts = Parts(folder / "parts" / encode_id(name), origin, keep=reuse)
@@ -167,10 +213,14 @@ def evaluate_models(
     comparisons = compare_models(found, pairs, judge=judge_name, metric=metric)
     ranks, unranked = _ranked(found, metric)
     rows = [] if ranks is None else _rank_rows(ranks, judge_name, metric)
+    paired = [name for name, one in models.items() if isinstance(one, Candidate)]
+    distances = {} if reference is None else model_distances(found, reference, paired=paired)
+    for name, one in distances.items():
+        entries[name].metrics.update((key, Metric.of(interval)) for key, interval in one.numbers.items())
     merged = update_result(
         folder / "result.json", Result(models=entries, comparisons=comparisons, ranks=rows)
     )
-    return Evaluation(merged, found, comparisons, ranks, unranked)
+    return Evaluation(merged, found, comparisons, ranks, unranked, distances)
 
 
 def _ranked(found: Mapping[str, ModelResult], metric: str) -> tuple[Ranking | None, str]:
@@ -202,8 +252,9 @@ class _Request:
     diversity_seeds: int
     object_counts: list[int] | None
     groups: list[str] | None
+    keep_features: bool
 
-    def origin(self, entry: ModelEntry, candidate: Candidate) -> Origin:
+    def origin(self, entry: ModelEntry, candidate: Candidate | DrawnPictures) -> Origin:
         """Everything that a model's scores depend on."""
         return Origin(
             judge=self.judge_name,
@@ -211,8 +262,7 @@ class _Request:
             judge_sees={name: f"{seen.mean():.4f} {seen.std():.4f}" for name, seen in self.features.items()},
             drawn=asdict(entry)
             | {
-                "negative_prompt": candidate.sampling.negative_prompt,
-                "mixed_precision": candidate.generator.mixed_precision,
+                **candidate.settings,
                 "diversity_prompts": self.diversity_prompts,
                 "diversity_seeds": self.diversity_seeds,
                 "object_counts": self.object_counts,
@@ -222,7 +272,7 @@ class _Request:
 
     def measure(
         self,
-        candidate: Candidate,
+        candidate: Candidate | DrawnPictures,
         prompts: Sequence[str],
         judge: Judge,
         num_pictures: int,
@@ -230,7 +280,7 @@ class _Request:
         progress: Callable[[int, int], None] | None,
     ) -> ModelResult:
         return evaluate_model(
-            partial(_draw, candidate),
+            candidate.draw,
             prompts,
             judge,
             seeds=self.seeds,
@@ -241,6 +291,7 @@ class _Request:
             diversity_seeds=self.diversity_seeds,
             batch_size=candidate.batch_size,
             num_previews=num_pictures,
+            keep_features=self.keep_features,
             parts=parts,
             progress=progress,
         )
@@ -270,38 +321,13 @@ def _networks(generator: Generator, role: str) -> dict[str, dict[str, Tensor]]:
     return found if role in START_ROLES else {**found, "user adapter": user_state(generator, role)}
 
 
-@torch.no_grad()
-def _draw(candidate: Candidate, prompts: list[str], *, seed: int, indices: list[int]) -> Tensor:
-    how = candidate.sampling
-    return sample(
-        candidate.generator,
-        prompts,
-        seed=seed,
-        indices=indices,
-        **how.arguments,
-        role=candidate.role,
-        batch_size=candidate.batch_size,
-    )
-
-
-def _entry(candidate: Candidate, prompts: Sequence[str], seeds: Sequence[int]) -> ModelEntry:
-    how = candidate.sampling
-    return ModelEntry(
-        weights_sha256=weights_sha256(candidate.generator, candidate.role),
-        sampler=SAMPLER if how.consistency is None else how.consistency.kind,
-        steps=how.num_steps,
-        guidance=how.guidance,
-        spacing=how.spacing,
-        seeds=list(seeds),
-        prompts_sha256=prompts_sha256(prompts),
-    )
-
-
-def _known(folder: Path, name: str, origin: Origin) -> ModelResult | None:
-    """Scores of an earlier call, if everything that they depend on is as it was."""
+def _known(folder: Path, name: str, origin: Origin, keep_features: bool) -> ModelResult | None:
+    """Scores of an earlier call, if everything that they depend on is as it was, and features are there if wanted."""
     path = _scores_file(folder, name)
     known = ModelResult.load(path) if path.is_file() else None
-    return known if known is not None and known.origin == origin else None
+    if known is None or known.origin != origin or (keep_features and known.features is None):
+        return None
+    return known
 
 
 def _keep(folder: Path, name: str, result: ModelResult, *, seed: int) -> None:
@@ -315,7 +341,7 @@ def _scores_file(folder: Path, name: str) -> Path:
     return folder / "scores" / f"{encode_id(name)}.npz"
 
 
-def _check(models: Mapping[str, Candidate], pairs: Sequence[tuple[str, str]]) -> None:
+def _check(models: Mapping[str, Candidate | DrawnPictures], pairs: Sequence[tuple[str, str]]) -> None:
     if not models:
         raise UserError("there is no model to evaluate; name at least one")
     for name in (name for pair in pairs for name in pair):

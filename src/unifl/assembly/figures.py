@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from unifl.assembly import resolve
 from unifl.assembly.device import chosen_device
+from unifl.assembly.drawn import DrawnPictures
 from unifl.assembly.evaluate import Candidate, Evaluation, curated_pictures, evaluate_models, object_numbers
+from unifl.assembly.model_distances import Reference, open_reference
 from unifl.assembly.open_model import Opened, open_model
 from unifl.assembly.readings import ReadingsRequest
-from unifl.data.suites import Entry, Suite, load_suite
+from unifl.data.suites import Entry, Suite, drawn_folders, load_suite
 from unifl.errors import UserError
-from unifl.evaluation import Judge
+from unifl.evaluation import Judge, Readings
+from unifl.feedback.features import PictureFeatures
 from unifl.process import Spacing
 
 EVALUATION_SEED = 71
 """Of held-out prompts and of the curated set; training, validation and baselines have seeds of their own."""
 
 GOLD = "world:judges/gold"
+_DIVERSITY_SEEDS = 4
 
 WORLD_PROMPTS = 500
 """Held-out prompts of the embedded world on which is measured where nothing else is asked for."""
@@ -49,7 +53,7 @@ class Request:
     """What to measure on.
 
     Attributes:
-        prompts: A file; None takes held-out prompts of the embedded world.
+        prompts: A file; None takes those of a folder of pictures, or held-out ones of the embedded world.
         num_prompts: At most so many, of every group some; None takes all of a file, and `WORLD_PROMPTS` of the world.
         seeds: Pictures per prompt.
         judge: A name for `unifl.assembly.resolve.judge`.
@@ -60,6 +64,7 @@ class Request:
         reuse: Take scores of an earlier call where nothing has changed.
         suite: Format of `prompts`, see `unifl.data.suites`.
         readings: What is measured in place of the judge, if anything.
+        reference: A folder of pictures to which distances are measured, on the features of `readings`.
     """
 
     prompts: Path | None = None
@@ -73,6 +78,7 @@ class Request:
     reuse: bool = False
     suite: str = "auto"
     readings: ReadingsRequest = field(default_factory=ReadingsRequest)
+    reference: Path | None = None
 
 
 def measure(
@@ -89,7 +95,7 @@ def measure(
     """Evaluate models and write `result.json`, scores and pictures.
 
     Args:
-        specs: Models, see `Spec`.
+        specs: Models, see `Spec`; or folders of pictures that GenEval's script, or one like it, has drawn.
         request: What to measure on.
         folder: Where files go.
         gold: Loads the judge of final figures.
@@ -105,30 +111,18 @@ def measure(
         raise UserError("the numbers of prompts and seeds must be at least 1")
     readings = request.readings
     world = request.judge.startswith(resolve.WORLD) and not readings.asked
-    suite = _suite(request, tell)
+    suite = _suite(request, specs, tell)
     prompts = suite.prompts
     counts = object_numbers(prompts) if world else None
     judge: Judge
+    reference = None
     if readings.asked:
         judge = readings.open(suite, device=chosen_device(request.device))
         metric = metric or judge.names[0]
+        reference = _reference(request, judge, len(prompts), folder, progress)
     else:
         judge = resolve.judge(request.judge, gold=gold)
-    models: dict[str, Candidate] = {}
-    for spec in map(Spec.parse, specs):
-        opened = open_model(
-            spec.model,
-            num_steps=spec.steps,
-            guidance=request.guidance,
-            spacing=request.spacing,
-            device=request.device,
-        )
-        name = _id(spec, opened)
-        if name in models:
-            raise UserError(f"two models are called {name!r}; give them names: first=MODEL second=MODEL")
-        models[name] = Candidate(
-            generator=opened.generator, sampling=opened.sampling, batch_size=request.batch_size
-        )
+    models = _candidates(specs, request, prompts)
     ids = list(models)
     pairs = [(other, ids[0]) if against_first else (ids[0], other) for other in ids[1:]]
     number = len(prompts) * request.seeds
@@ -142,23 +136,94 @@ def measure(
         metric=metric or "overall",
         object_counts=counts,
         groups=suite.groups,
+        reference=reference,
+        keep_features=readings.features is not None,
         references={"curated": curated_pictures(number, seed=EVALUATION_SEED)} if world else None,
         seeds=range(request.seeds),
-        diversity_prompts=0 if readings.asked and readings.features is None else 100,
+        **_diversity(models, request),
         reuse=request.reuse,
         progress=progress,
     )
 
 
-def _suite(request: Request, tell: Callable[[str], None] | None) -> Suite:
-    """The prompts of a file, or held-out ones of the world."""
-    if request.prompts is None:
+def _reference(
+    request: Request,
+    readings: Readings,
+    num_prompts: int,
+    folder: Path,
+    progress: Callable[[str, int, int], None] | None,
+) -> Reference | None:
+    if request.reference is None or not isinstance(readings.extract, PictureFeatures):
+        return None
+    if num_prompts * request.seeds < 2:
+        raise UserError("distances are of sets of pictures; ask for two prompts or seeds, or more")
+    return open_reference(
+        request.reference,
+        readings.extract,
+        kept=folder / "features",
+        batch_size=request.batch_size,
+        device=readings.device,
+        progress=progress,
+    )
+
+
+def _suite(request: Request, specs: Sequence[str], tell: Callable[[str], None] | None) -> Suite:
+    """The prompts of a file, or those for which the first pictures were drawn, or held-out ones of the world."""
+    drawn = (_drawn_folder(Spec.parse(spec)) for spec in specs)
+    source = request.prompts or next(filter(None, drawn), None)
+    if source is None:
         return Suite("plain", tuple(map(Entry, held_out_prompts(request.num_prompts or WORLD_PROMPTS))))
-    whole = load_suite(request.prompts, request.suite)
+    whole = load_suite(source, request.suite)
     suite = whole if request.num_prompts is None else whole.first(request.num_prompts)
     if tell is not None and len(suite.entries) < len(whole.entries):
-        tell(f"{len(suite.entries)} of {len(whole.entries)} prompts of {request.prompts}")
+        tell(f"{len(suite.entries)} of {len(whole.entries)} prompts of {source}")
     return suite
+
+
+def _candidates(
+    specs: Sequence[str], request: Request, prompts: Sequence[str]
+) -> dict[str, Candidate | DrawnPictures]:
+    """Models by id, and folders of pictures by their names."""
+    found: dict[str, Candidate | DrawnPictures] = {}
+    for spec in map(Spec.parse, specs):
+        name, one = _candidate(spec, request, prompts)
+        if name in found:
+            raise UserError(f"two models are called {name!r}; give them names: first=MODEL second=MODEL")
+        found[name] = one
+    return found
+
+
+def _candidate(spec: Spec, request: Request, prompts: Sequence[str]) -> tuple[str, Candidate | DrawnPictures]:
+    folder = _drawn_folder(spec)
+    if folder is not None:
+        if spec.steps is not None:
+            raise UserError(f"{folder} holds pictures that were drawn in some way; leave out @{spec.steps}")
+        pictures = DrawnPictures.find(folder, prompts, num_seeds=request.seeds, batch_size=request.batch_size)
+        return spec.name or folder.resolve().name, pictures
+    opened = open_model(
+        spec.model,
+        num_steps=spec.steps,
+        guidance=request.guidance,
+        spacing=request.spacing,
+        device=request.device,
+    )
+    candidate = Candidate(generator=opened.generator, sampling=opened.sampling, batch_size=request.batch_size)
+    return _id(spec, opened), candidate
+
+
+def _drawn_folder(spec: Spec) -> Path | None:
+    """Where pictures lie in the place of a model; None for a model."""
+    folder = Path(spec.model).expanduser()
+    return folder if drawn_folders(folder) else None
+
+
+def _diversity(models: Mapping[str, Candidate | DrawnPictures], request: Request) -> dict[str, int]:
+    """On how many prompts and seeds it is measured; of pictures that are there no more can be drawn."""
+    seeds = _DIVERSITY_SEEDS
+    if any(isinstance(one, DrawnPictures) for one in models.values()):
+        seeds = min(seeds, request.seeds)
+    asked = not request.readings.asked or request.readings.features is not None
+    return {"diversity_prompts": 100 if asked and seeds > 1 else 0, "diversity_seeds": seeds}
 
 
 def held_out_prompts(number: int) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from unifl.assembly.objects import is_dotted
-from unifl.assembly.part import Part
+from unifl.assembly.part import Part, as_part
 from unifl.assembly.resolve import SCORER, networks_of
 from unifl.disk import content_sha256
 from unifl.feedback.scorers import SCORERS
@@ -23,9 +23,9 @@ def fingerprint(thing: Any, asked: str | Part) -> str:
 
     That is the kind of the thing and what it declares, every weight of its networks and how they are shown pictures;
     of a scorer that people use, which one it is; of something of the user's own, the file in which it is written, its
-    arguments, and the files that those name. What such a file imports or reads from elsewhere is not seen. Where a
-    thing has a text `fingerprint`, as those have whose weights lie in another process or on another machine, it is
-    believed.
+    arguments, and the files that those name; of a combination, how it is made and the names and arguments of its
+    parts. What such a file imports or reads from elsewhere is not seen. Where a thing has a text `fingerprint`, as
+    those have whose weights lie in another process or on another machine, it is believed.
 
     Weights are read from the networks and not from files: whatever was loaded is what counts, wherever it came from.
 
@@ -36,7 +36,7 @@ def fingerprint(thing: Any, asked: str | Part) -> str:
     said = getattr(thing, "fingerprint", None)
     if isinstance(said, str):
         return said
-    part = asked if isinstance(asked, Part) else Part(path=asked)
+    part = as_part(asked)
     found = hashlib.sha256()
     kind = type(thing)
     needs, space, range = (getattr(thing, name, None) for name in ("needs", "space", "range"))
@@ -49,15 +49,23 @@ def fingerprint(thing: Any, asked: str | Part) -> str:
             found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
             # as bytes, because numpy has no bfloat16
             found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    found.update(_written(part, networks))
+    return found.hexdigest()[:32]
+
+
+def _written(part: Part, networks: list[nn.Module]) -> bytes:
+    """What counts of a name and its arguments beside weights."""
+    if part.parts:
+        inner = [as_part(one) for one in part.parts.values()]
+        said = [(one.path, _seen(one.kwargs)) for one in (part, *inner)]
+        return repr(said).encode() + b"".join(_written(one, networks) for one in inner)
     name = part.path.removeprefix(SCORER)
     if name not in SCORERS and is_dotted(part.path):
         module, _, attribute = part.path.partition(":")
         file = getattr(sys.modules.get(module), "__file__", None)
-        found.update(attribute.encode() + (Path(file).read_bytes() if file else b""))
-        found.update(repr(_seen(part.kwargs)).encode())
-    elif name in SCORERS or not networks:
-        found.update(name.encode())
-    return found.hexdigest()[:32]
+        source = Path(file).read_bytes() if file else b""
+        return attribute.encode() + source + repr(_seen(part.kwargs)).encode()
+    return name.encode() if name in SCORERS or not networks else b""
 
 
 def _networks(thing: Any) -> list[nn.Module]:

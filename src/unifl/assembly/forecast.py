@@ -20,8 +20,10 @@ from rich.console import Console
 
 from unifl.assembly import resolve
 from unifl.assembly.build import make_method
+from unifl.assembly.combined import combined
 from unifl.assembly.locate import locate_model
-from unifl.assembly.recipe import MethodConfig, Part, Recipe, load_recipe, read_recipe, without_idle
+from unifl.assembly.part import Part, as_part
+from unifl.assembly.recipe import MethodConfig, Recipe, load_recipe, read_recipe, without_idle
 from unifl.data import Batch, Judged, Pair, Sample
 from unifl.data.users import UserEmbeddings
 from unifl.feedback import DenoiserConfig, Feedback, NetworkFeedback
@@ -179,8 +181,10 @@ class Silent:
 
 def _reward(given: str | Part, name: str) -> Feedback:
     """A reward; of a folder, whether or not it is there, one of the shape that `save_family` writes."""
-    path = given.path if isinstance(given, Part) else given
-    if not resolve.is_file(path):
+    part = as_part(given)
+    if part.parts:
+        return combined(part, {key: _reward(one, key) for key, one in part.parts.items()}, name=name)
+    if not resolve.is_file(part.path):
         return resolve.feedback(given, name=name)
     return NetworkFeedback(RewardNetwork(), name=name)
 

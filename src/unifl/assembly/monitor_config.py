@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from unifl.assembly.part import Part
+from unifl.assembly.part import Part, as_part
 from unifl.errors import UserError, nearest
 
 _OF_PICTURES = ("high_frequency", "high_frequency_ratio", "base_distance")
@@ -115,7 +115,7 @@ class MonitorConfig:
         if not 0 < self.cut < 1:
             raise UserError(f"monitor.cut is {self.cut}; it must lie between 0 and 1 (1 is Nyquist)")
         for name, given in self.rewards.items():
-            if _part(given).path == "world:judges/gold":
+            if any(part.path == "world:judges/gold" for part in as_part(given).leaves()):
                 raise UserError(
                     f"monitor.rewards.{name} is the gold judge, which gives final figures and nothing else; use a "
                     "reward that does not train"
@@ -128,11 +128,17 @@ class MonitorConfig:
             UserError: A held-out reward is one of them, or a stop rule names a metric that the log will not have.
         """
         for name, given in self.rewards.items():
-            same = [other for other, its in trained.items() if _part(its) == _part(given)]
+            parts = list(as_part(given).leaves())
+            same = [
+                other for other, its in trained.items() if any(one in parts for one in as_part(its).leaves())
+            ]
             if same:
+                alike = (
+                    "is the same as" if as_part(trained[same[0]]) == as_part(given) else "shares a part with"
+                )
                 raise UserError(
-                    f"monitor.rewards.{name} is the same as rewards.{same[0]}, which trains; name a reward that does "
-                    "not (those that train are logged as trained/<name> anyway)"
+                    f"monitor.rewards.{name} {alike} rewards.{same[0]}, which trains; name a reward that does not "
+                    "(those that train are logged as trained/<name> anyway)"
                 )
         self.check_stop(self.metrics(trained))
 
@@ -156,7 +162,3 @@ class MonitorConfig:
         names = [*_OF_PICTURES, *([_OF_SEEDS] if self.seeds > 1 else [])]
         names += [f"{kind}/{name}" for kind in _OF_REWARDS for name in self.rewards]
         return names + [f"{kind}/{name}" for kind in _OF_TRAINED for name in trained]
-
-
-def _part(given: str | Part) -> Part:
-    return given if isinstance(given, Part) else Part(path=given)

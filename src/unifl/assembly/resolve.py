@@ -5,6 +5,7 @@
     remote:http://h:port   a scorer on another machine, which `unifl serve-reward` serves
     package.module:name    an object, a class or a function of your own (the working folder is searched too)
     path                   a folder of reward weights, of a trained reward model, or of a latent proxy
+    with `parts`           a combination of such, see `combined`
 
 Everything is loaded when a run is put together, and not before.
 """
@@ -19,9 +20,10 @@ import torch
 from torch import nn
 
 from unifl.assembly import world_names
+from unifl.assembly.combined import combined
 from unifl.assembly.objects import is_dotted, made, make_object
-from unifl.assembly.part import Part
-from unifl.errors import UserError
+from unifl.assembly.part import Part, as_part
+from unifl.errors import UserError, nearest
 from unifl.evaluation.judge import Judge
 from unifl.feedback import (
     Critic,
@@ -72,7 +74,7 @@ def feedback(
         given: `world:rewards/<axis>`; `scorer:<name>`, with `weights` and `base` as arguments; `remote:<url>`,
             with those of `RemoteReward`; `<folder>/<head>` for weights that `save_family` wrote, or the folder where
             that has one head; the folder of a reward model that `unifl reward train` wrote; the folder of a latent
-            proxy, which stays as it is; or a dotted path.
+            proxy, which stays as it is; a dotted path; or a combination of such.
         name: What the method calls it.
         device: Where its network goes.
         trunks: Trunks that others loaded, by folder; gets this one's.
@@ -80,9 +82,14 @@ def feedback(
     Raises:
         UserError: Nothing of that name, or something that cannot be called.
     """
-    part = given if isinstance(given, Part) else Part(path=given)
-    if part.path.startswith(WORLD):
-        found: Feedback = world_names.part(part.path, "rewards")
+    part = as_part(given)
+    if part.parts:
+        opened = {
+            key: feedback(one, name=key, device=device, trunks=trunks) for key, one in part.parts.items()
+        }
+        found = combined(part, opened, name=name)
+    elif part.path.startswith(WORLD):
+        found = world_names.part(part.path, "rewards")
     elif part.path.startswith(SCORER):
         found = open_scorer(part.path.removeprefix(SCORER), **part.kwargs)
     elif part.path.startswith(REMOTE):
@@ -143,7 +150,9 @@ def critic(given: str | Part | CriticConfig, *, name: str, device: torch.device 
             raise UserError(f"critics.{name}: {error}") from error
         _move(opened, device)
         return opened
-    part = given if isinstance(given, Part) else Part(path=given)
+    part = as_part(given)
+    if part.parts:
+        raise UserError(f"critics.{name} has parts; only rewards are combined, so name each critic by itself")
     if part.path.startswith(WORLD):
         found = world_names.part(part.path, "critics")
     elif is_dotted(part.path):
@@ -190,16 +199,25 @@ def _reward_of_folder(path: Path, name: str, trunks: dict[Path, SharedTrunk]) ->
     folder, head = path.parent, path.name
     if (path / TRUNK_FILE).is_file():
         folder, head = path, _only_head(path)
-    elif len(path.parts) == 1 or not folder.is_dir():
+    elif not (folder / TRUNK_FILE).is_file():
         place = "discriminator" if name == "discriminator" else f"rewards.{name}"
         raise UserError(
             f"no reward {str(path)!r}; set {place} to a folder that `save_family` wrote or <folder>/<head> of one (see "
             "docs/extending.md), to the folder of a latent proxy or of `unifl reward train`, to world:rewards/<axis>, "
-            "or to package.module:name"
+            f"to scorer:<name> or to package.module:name{_nearest_reward(path)}"
         )
     if folder not in trunks:
         trunks[folder] = load_trunk(folder)
     return NetworkFeedback(load_head(RewardNetwork(trunks[folder]), folder, head), name=head)
+
+
+def _nearest_reward(path: Path) -> str:
+    """A question whether a scorer was meant, or what is beside it on the disk; empty where nothing is alike."""
+    alone = len(path.parts) == 1
+    guess = nearest(path.name, SCORERS if alone else [one.name for one in path.parent.glob("*/")])
+    if guess is None:
+        return ""
+    return f". Did you mean {SCORER + guess if alone else path.with_name(guess)}?"
 
 
 def _only_head(folder: Path) -> str:

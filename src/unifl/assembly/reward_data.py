@@ -40,7 +40,9 @@ def open_pairs(config: RewardTrainConfig, data: str) -> KeptPictures:
     Raises:
         UserError: Likes in place of pairs, or pictures that cannot be read.
     """
-    index = read_preferences(data, form=config.form, split=config.split, score=config.score)
+    index = read_preferences(
+        data, form=config.form, split=config.split, images=config.images, score=config.score
+    )
     if not isinstance(index, PreferenceIndex):
         raise UserError(f"{data} holds likes, which are no pairs; a reward model is fitted to pairs")
     chosen, _ = select(index, Filters(), ties=config.ties)

@@ -27,7 +27,7 @@ from unifl.assembly.reward_split import Split, split_pairs
 from unifl.assembly.reward_train_config import RewardTrainConfig
 from unifl.data.preferences.kept_pictures import KeptPictures
 from unifl.data.preferences.rankings import rankings
-from unifl.disk import require_writable, write_atomically
+from unifl.disk import claimed, require_writable, write_atomically
 from unifl.errors import UserError
 from unifl.feedback.fit import FitConfig, FitRow, Pairs, fit_reward, leads
 from unifl.feedback.fit_loop import Watch
@@ -80,16 +80,17 @@ def train_reward(
     if generator is not None:
         config = with_towers(config, generator)
     check_training(config, rows.index, split)
-    _remember(asked, data, folder, pair_facts(rows.index, np.arange(len(rows)))["pairs_sha256"])
-    training = _Training(config, rows, split, folder, device)
-    training.progress = progress
-    if generator is not None:
-        training.pairs = encoded(generator, rows, folder / _WORK / "encoded")
-        training.process = generator.process
-        training.told = {AUTOENCODER: autoencoder_facts(config.autoencoder, generator)}
-        generator = None  # its networks, which may fill a GPU, have done their work
-    found = training.run()
-    shutil.rmtree(folder / _WORK, ignore_errors=True)
+    with claimed(folder / _WORK):
+        _remember(asked, data, folder, pair_facts(rows.index, np.arange(len(rows)))["pairs_sha256"])
+        training = _Training(config, rows, split, folder, device)
+        training.progress = progress
+        if generator is not None:
+            training.pairs = encoded(generator, rows, folder / _WORK / "encoded")
+            training.process = generator.process
+            training.told = {AUTOENCODER: autoencoder_facts(config.autoencoder, generator)}
+            generator = None  # its networks, which may fill a GPU, have done their work
+        found = training.run()
+        shutil.rmtree(folder / _WORK, ignore_errors=True)
     return found
 
 

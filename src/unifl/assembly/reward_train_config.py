@@ -48,6 +48,8 @@ class RewardTrainConfig:
     """What the columns of the data are; auto looks at them."""
     split: str | None = None
     """Which part of a folder or of a hub data set."""
+    images: str | None = None
+    """Folder that names of pictures start from; that of the data by default."""
     score: str | None = None
     """For a sample store: which score makes pairs."""
     ties: Literal["keep", "drop"] = "keep"

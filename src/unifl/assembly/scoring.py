@@ -88,6 +88,8 @@ def score_folder(
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     """Rows with `prompt` and `scores`, whatever their prompt was called."""
+    if not path.parent.is_dir():
+        raise UserError(f"there is no folder {path.parent}; check the path")
     if not path.is_file():
         raise UserError(
             f"{path.parent} has no {METADATA}, which says what its pictures were drawn for; write a row with file_name "

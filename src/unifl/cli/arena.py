@@ -38,7 +38,7 @@ Seed = Annotated[int, typer.Option(help="Of the order, the sides, and noise wher
 
 @arena.command()
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Folder of the arena.")] = Path("runs/arena"),
+    folder: Annotated[Path, typer.Argument(help="Folder of the arena.")] = Path("runs/arena_demo"),
     host: Host = "127.0.0.1",
     port: Port = 8000,
 ) -> None:
@@ -236,24 +236,26 @@ def results(
 @arena.command()
 def export(
     folder: Folder,
-    output: Annotated[Path, typer.Argument(help="The .jsonl file to write.", metavar="OUT")],
+    output: Annotated[Path, typer.Argument(help="The .jsonl or .parquet file to write.", metavar="OUT")],
     axis: Annotated[str | None, typer.Option(help="Which axis; the first by default.")] = None,
 ) -> None:
     """Write the votes as preference data, in the columns of Pick-a-Pic.
 
-    Known pairs are left out. Preference and reward training read the file
-    as it is, and so does `unifl preferences report`. While the arena is
-    open, too.
+    A .jsonl file names pictures where they are; a .parquet file holds them,
+    as Pick-a-Pic does, and goes anywhere. Known pairs are left out.
+    Preference and reward training read either as it is, and so does
+    `unifl preferences report`. While the arena is open, too.
 
     For example:
 
         unifl arena export runs/arena votes.jsonl
+        unifl arena export runs/arena votes.parquet
     """
-    from unifl.disk import require_writable
+    from unifl.data.preferences.write import check_output
     from unifl.web.arena import Arena
-    from unifl.web.arena.results import export_votes
+    from unifl.web.arena.export import export_votes
 
-    require_writable(output)
+    check_output(output)
     opened = Arena(folder, look_only=True)
     number = export_votes(opened, output, axis=axis)
     opened.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import shlex
@@ -25,6 +26,11 @@ err = Console(stderr=True)
 
 STOPPED, WRONG_USE, INTERRUPTED = 1, 2, 130
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_PLACE = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+)
+
 
 class Commands(TyperGroup):
     """Commands whose errors are one line: what is wrong and what to change, without a traceback."""
@@ -39,6 +45,8 @@ class Commands(TyperGroup):
             code = _complain(f"{error}", WRONG_USE)
         except TrainingStopped as error:
             code = _complain(f"{error}", STOPPED)
+        except OSError as error:
+            code = _complain_of_the_disk(error)
         except KeyboardInterrupt:
             code = _complain("interrupted", INTERRUPTED)
         raise typer.Exit(code)
@@ -94,6 +102,8 @@ def write_json(found: Any, path: Path) -> None:
 def quiet_libraries() -> None:
     """Turn off progress bars and notes of other libraries; ours say what matters."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # of an argument that diffusers passes on, at every name that the hub does not have
+    warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks")
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
@@ -106,6 +116,16 @@ def _complain(message: str, code: int) -> int:
     # soft wrap: one line stays one line when it is copied or searched for
     err.print(f"[bold red]error:[/] [red]{escape(message)}[/]", soft_wrap=True, highlight=False)
     return code
+
+
+def _complain_of_the_disk(error: OSError) -> int:
+    """Tell what a user can change; any other error keeps its traceback."""
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in _FULL:
+        return _complain(f"{where}{error.strerror}; make room, and run the same command again", STOPPED)
+    if error.errno in _NO_PLACE:
+        return _complain(f"{where}{error.strerror}; name another place, or change its rights", WRONG_USE)
+    raise error
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

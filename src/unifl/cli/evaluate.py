@@ -66,7 +66,11 @@ Reuse = Annotated[
 
 def evaluate(
     models: Annotated[
-        list[str], typer.Argument(help="MODEL, MODEL@STEPS or NAME=MODEL@STEPS.", metavar="MODEL...")
+        list[str],
+        typer.Argument(
+            help="MODEL, MODEL@STEPS or NAME=MODEL@STEPS; or a folder that GenEval's script drew.",
+            metavar="MODEL...",
+        ),
     ],
     folder: Annotated[
         Path | None,
@@ -84,6 +88,10 @@ def evaluate(
     revision: ScorerRevision = None,
     features: Annotated[
         str | None, typer.Option(help="Measure diversity on dinov2, clip or inception, also NAME=PATH.")
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Measure distances of --features to this folder of pictures, and the drift."),
     ] = None,
     detector: Annotated[
         str | None, typer.Option(help="Judge a suite of GenEval by this detector: a hub name or a folder.")
@@ -112,6 +120,14 @@ def evaluate(
     the suite of GenEval. Categories of a suite are groups of the report.
     Three models or more are ranked, too.
 
+    Pictures that another tool drew in the layout of GenEval
+    (00000/metadata.jsonl, 00000/samples/0000.png, ...) are judged as they
+    are, with the prompts that lie beside them.
+
+    With --features and --reference, distances to a folder of pictures are
+    measured (FID, KID, CMMD, precision, recall, Vendi), and how far each
+    model is from the first.
+
     For example:
 
         unifl evaluate world:pipeline@20 runs/stage1 runs/refl
@@ -122,6 +138,9 @@ def evaluate(
         unifl evaluate base=path/to/sd15 mine=runs/mine --prompts PartiPrompts.tsv --score pickscore
         unifl evaluate base=path/to/sd15 mine=runs/mine --prompts evaluation_metadata.jsonl \
               --detector facebook/mask2former-swin-small-coco-instance
+        unifl evaluate theirs=outputs/geneval --detector facebook/mask2former-swin-small-coco-instance
+        unifl evaluate base=path/to/sd15 mine=runs/mine --prompts captions.txt --score clipscore \
+              --features dinov2 --reference coco_val2017
     """
     quiet_libraries()
     from unifl.assembly.figures import Request
@@ -141,8 +160,11 @@ def evaluate(
     )
     if features is not None and not readings.asked:
         raise UserError("--features goes with --score or --detector; a judge has features of its own")
+    if reference is not None and features is None:
+        raise UserError("--reference goes with --features, on which pictures are compared; name them, too")
     request = Request(
         suite=suite,
+        reference=reference,
         readings=readings,
         prompts=prompts,
         num_prompts=num_prompts,

@@ -14,6 +14,7 @@ from unifl.cli.console import interrupted, out, progress_line
 from unifl.errors import UserError
 from unifl.evaluation import ModelResult, compare_models
 from unifl.evaluation.report_inputs import decode_id
+from unifl.metrics import Interval
 from unifl.metrics.result import Comparison
 from unifl.world.gold import load_gold
 
@@ -22,6 +23,7 @@ def show_figures(models: Sequence[str], request: Request, folder: Path) -> None:
     """Evaluate models against the first of them, and print every metric and comparison."""
     done = _measure(models, request, folder)
     out.print(_metric_table(done.models))
+    _show_distances(done)
     _tell_files(folder)
     show_comparisons(done.comparisons)
     _show_ranks(done)
@@ -63,6 +65,24 @@ def show_comparisons(rows: Sequence[Comparison]) -> None:
         interval = f"{row.low:.1%} to {row.high:.1%}, {row.n} prompts, by {row.metric}"
         said = f"{row.a} wins {row.win:.1%} against {row.b} ({interval})"
         out.print(said, highlight=False, markup=False, soft_wrap=True)
+
+
+def _show_distances(done: Evaluation) -> None:
+    """Distances with models in columns, and what of them is left out and why."""
+    if not done.distances:
+        return
+    table = Table("distance", *done.distances, title_justify="left")
+    for key in dict.fromkeys(key for one in done.distances.values() for key in one.numbers):
+        found = [one.numbers.get(key) for one in done.distances.values()]
+        table.add_row(key, *("" if one is None else escape(_distance_text(one)) for one in found))
+    out.print(table)
+    for name, distances in done.distances.items():
+        for key, why in distances.left_out.items():
+            _tell(f"{name}: no {key}: {why.replace(', or set few if you mean it', '')}")
+
+
+def _distance_text(one: Interval) -> str:
+    return f"{one.value:.4g}" + ("" if one.low == one.high else f"  [{one.low:.4g}, {one.high:.4g}]")
 
 
 def _show_ranks(done: Evaluation) -> None:

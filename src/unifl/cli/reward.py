@@ -36,6 +36,10 @@ def evaluate(
         typer.Option(help="What the columns are; auto looks at them."),
     ] = "auto",
     split: Annotated[str | None, typer.Option(help="Which part of a folder or of a hub data set.")] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder that names of pictures start from; that of the data by default."),
+    ] = None,
     score: Annotated[str | None, typer.Option(help="For a sample store: which score makes pairs.")] = None,
     resolution: Annotated[
         int | None,
@@ -58,6 +62,7 @@ def evaluate(
 
         unifl reward eval pickscore pickapic_v2/data --split test --resolution 224
         unifl reward eval hpsv2.1 pairs --weights HPS_v2.1_compressed.pt --base CLIP-ViT-H-14
+        unifl reward eval imagereward ImageReward/data/test.json --images ImageReward/data/test_images
         unifl reward eval world:rewards/color runs/preferences
     """
     quiet_libraries()
@@ -72,7 +77,7 @@ def evaluate(
     if output is not None:
         require_writable(output)
     place = chosen_device(device)
-    index = read_preferences(data, form=form, split=split, score=score)
+    index = read_preferences(data, form=form, split=split, images=images, score=score)
     if not isinstance(index, PreferenceIndex):
         raise UserError(f"{data} holds likes, which are no pairs; a reward is compared on pairs")
     chosen, _ = select(index, Filters(), ties="keep")
@@ -132,19 +137,22 @@ def train(
 
     changes = [*(["voting={}"] if vote else []), *(overrides or [])]
     settings = configs.load(config if config is not None else {}, RewardTrainConfig, changes)
-    with tqdm(disable=quiet, unit="step") as bar:
+    bar = None
 
-        def progress(what: str, done: int, total: int) -> None:
-            if bar.total is None:  # what an earlier call did costs no time now
-                bar.reset(total)
-                bar.initial = bar.n = done - 1
-            bar.set_description(what, refresh=False)
-            bar.update(done - bar.n)
+    def progress(what: str, done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:  # after the checks of settings and data; what an earlier call did costs no time now
+            bar = tqdm(total=total, initial=done - 1, disable=quiet, unit="step")
+        bar.set_description(what, refresh=False)
+        bar.update(done - bar.n)
 
-        try:
-            found = train_reward(settings, data, folder, progress=progress)
-        except KeyboardInterrupt as stop:
-            raise interrupted(f"the same command goes on: {this_command()}") from stop
+    try:
+        found = train_reward(settings, data, folder, progress=progress)
+    except KeyboardInterrupt as stop:
+        raise interrupted(f"the same command goes on: {this_command()}") from stop
+    finally:
+        if bar is not None:
+            bar.close()
     _show(found)
     out.print(f"the reward model is in {folder}; in a recipe: rewards: {{mine: {folder}}}", highlight=False)
 

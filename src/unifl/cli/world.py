@@ -99,9 +99,9 @@ def preferences(
         unifl preferences report runs/preferences
         unifl world preferences few --prompts 100 --guidance 1
     """
+    quiet_libraries()
     from unifl.world.preference_drawing import draw_preferences
 
-    quiet_libraries()
     try:
         new = draw_preferences(
             folder,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from unifl.disk import read_arrays, write_atomically
@@ -48,6 +48,7 @@ class ModelResult:
         previews: the first pictures of the first seed, ``(k, 3, h, w)``; empty after loading from a file.
         seconds: wall-clock time of sampling and judging.
         origin: what all of it depends on; None where nobody has said.
+        features: of the picture of each prompt and seed, for distances; None where they are not kept.
     """
 
     metrics: dict[str, Interval]
@@ -57,6 +58,7 @@ class ModelResult:
     previews: Float[Tensor, "k 3 h w"]
     seconds: float
     origin: Origin | None = None
+    features: Float32[np.ndarray, "p s d"] | None = None
 
     def save(self, path: str | Path) -> Path:
         """Write scores, replicates and metrics as ``.npz`` (pictures are not included)."""
@@ -70,6 +72,8 @@ class ModelResult:
         }
         if self.origin is not None:
             arrays["origin"] = np.array(json.dumps(asdict(self.origin)))
+        if self.features is not None:
+            arrays["features"] = self.features
         arrays |= {f"score/{name}": value for name, value in self.scores.values.items()}
         arrays |= {f"replicates/{name}": value for name, value in self.replicates.items()}
         arrays |= {
@@ -102,4 +106,5 @@ class ModelResult:
         table = ScoreTable(prompts, seeds, part("score/"))
         empty = torch.zeros(0, 3, 1, 1)
         origin = Origin(**json.loads(str(data["origin"]))) if "origin" in data else None
-        return ModelResult(metrics, table, diversity, part("replicates/"), empty, seconds, origin)
+        kept = data.get("features")
+        return ModelResult(metrics, table, diversity, part("replicates/"), empty, seconds, origin, kept)

@@ -24,7 +24,7 @@ from unifl.evaluation.report_inputs import Pictures, ReportInputs, natural, png_
 from unifl.evaluation.report_monitor import PREFIX as MONITOR
 from unifl.evaluation.report_monitor import monitor_panels
 from unifl.evaluation.report_tables import base_of, metric_rows, win_bars
-from unifl.metrics.result import Result
+from unifl.metrics.result import FILES, Result
 
 PIXELATED_UP_TO = 128  # px; larger pictures are shrunk to THUMBNAIL and drawn smoothly
 THUMBNAIL = 288
@@ -133,6 +133,7 @@ def _picture_rows(pictures: Pictures | None, result: Result, max_rows: int) -> d
         "rows": rows,
         "pixelated": size <= PIXELATED_UP_TO,
         "size": size,
+        "same_noise": all(entry.sampler != FILES for entry in result.models.values()),
         "left_out": len(pictures.prompts) - len(rows),
     }
 

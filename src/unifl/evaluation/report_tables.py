@@ -14,12 +14,12 @@ from unifl.metrics.result import Comparison, Metric
 
 @dataclass(frozen=True)
 class MetricText:
-    """How a metric is shown: label, what it means, the block it stands in, and whether more is better."""
+    """How a metric is shown: label, what it means, the block it stands in, whether more is better (None: neither)."""
 
     label: str
     meaning: str
     block: str
-    higher: bool = True
+    higher: bool | None = True
 
 
 _TEXTS = {
@@ -44,6 +44,19 @@ _TEXTS = {
         "Seed diversity", "feature distance between pictures of one prompt", "Distribution"
     ),
 }
+_OF_SETS: dict[str, tuple[str, str, bool | None]] = {
+    "frechet": ("Fréchet distance", "between features of these pictures and of the {} set", False),
+    "kid": ("Kernel distance", "between features of these pictures and of the {} set", False),
+    "cmmd": ("CMMD", "between features of these pictures and of the {} set", False),
+    "precision": ("Precision", "share of these pictures among those of the {} set", True),
+    "recall": ("Recall", "share of the {} set among these pictures", True),
+    "density": ("Density", "how densely the {} set lies around these pictures", True),
+    "coverage": ("Coverage", "share of the {} set with one of these pictures near", True),
+    "vendi": ("Vendi score", "how many different pictures they amount to", None),
+    "drift_features": ("Drift", "feature distance at equal prompt and noise", None),
+    "drift_diversity_ratio": ("Ratio of diversity", "feature distance between pictures of one prompt", None),
+}
+"""By the beginning of names such as `kid_coco_on_dinov2`: label, meaning, whether more is better."""
 _BLOCKS = ("Summary", "Prompt", "Picture", "Quality", "Distribution", "Other", "Groups")
 
 
@@ -90,11 +103,11 @@ def metric_text(name: str) -> MetricText:
     """How to show a metric, known or not."""
     if name in _TEXTS:
         return _TEXTS[name]
-    for prefix, label in (("frechet_", "Fréchet distance"), ("kid_", "Kernel distance")):
-        if name.startswith(prefix):
-            reference = name.removeprefix(prefix).replace("_", " ")
-            meaning = f"between features of these pictures and of the {reference} set"
-            return MetricText(f"{label}, {reference}", meaning, "Distribution", higher=False)
+    for prefix, (label, meaning, higher) in _OF_SETS.items():
+        if name.startswith(f"{prefix}_"):
+            of = name.removeprefix(f"{prefix}_").replace("_", " ")
+            reference = of.rpartition(" on ")[0] or of
+            return MetricText(f"{label}, {of}", meaning.format(reference), "Distribution", higher)
     score, slash, group = name.partition("/")
     if slash:
         label = _TEXTS[score].label if score in _TEXTS else score.replace("_", " ")
@@ -134,7 +147,9 @@ def metric_rows(
         found = [entry.get(name) for entry in metrics.values()]
         values = [m.value for m in found if m is not None]
         decimals = _decimals(values)
-        best = f"{max(values) if text.higher else min(values):.{decimals}f}" if len(values) > 1 else None
+        best = None
+        if len(values) > 1 and text.higher is not None:
+            best = f"{max(values) if text.higher else min(values):.{decimals}f}"
         cells = [
             None if m is None else _cell(m, text, decimals, changes[model].get(name), best)
             for model, m in zip(metrics, found, strict=True)
@@ -196,7 +211,7 @@ def _cell(
     if change is None:
         return Cell(number, interval, is_best)
     verdict = "same"
-    if change.excludes(0.0):
+    if text.higher is not None and change.excludes(0.0):
         verdict = "better" if (change.value > 0) == text.higher else "worse"
     return Cell(
         number,

@@ -96,6 +96,7 @@ def evaluate_model(
     diversity_seeds: int = 4,
     batch_size: int = 64,
     num_previews: int = 16,
+    keep_features: bool = False,
     resamples: int = RESAMPLES,
     bootstrap_seed: int = 0,
     parts: Parts | None = None,
@@ -119,6 +120,7 @@ def evaluate_model(
             follow.
         batch_size: pictures per call of the sampler and the judge.
         num_previews: pictures of the first seed to keep.
+        keep_features: keep the judge's features of all pictures, in float32.
         resamples: bootstrap resamples of means.
         bootstrap_seed: seed of all resamples.
         parts: keeps batches that are done, and gives those that an earlier call kept.
@@ -158,6 +160,7 @@ def evaluate_model(
         replicates=macro_replicates | replicates,
         previews=passes[0].previews,
         seconds=time.perf_counter() - start,
+        features=features.astype(np.float32) if keep_features else None,
     )
 
 

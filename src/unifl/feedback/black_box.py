@@ -152,7 +152,8 @@ class JpegSize:
     Black et al., arXiv 2305.13301). Pillow's other settings stay as they are (4:2:0 chroma).
 
     Args:
-        quality: Of the JPEG, 1 to 95.
+        quality: Of the JPEG, 1 to 95. DDPO's code has 95, and so have the scorers jpeg_small and jpeg_large; the
+            results of this package on proxies (docs/results/rg-lcd.md) were measured with 90.
         name: What losses and metrics are called after.
         prefer: "small": scores are minus the kilobytes; "large": the kilobytes.
 

@@ -31,6 +31,8 @@ from unifl.metrics.intervals import Interval
 from unifl.metrics.paired import Paired
 
 SCHEMA_VERSION = 1
+FILES = "files"
+"""The sampler of pictures that another tool drew; their steps are 0, and the hash is that of the pictures."""
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 

@@ -19,7 +19,7 @@ from diffusers import (
 )
 from safetensors import SafetensorError, safe_open
 
-from unifl.errors import UserError
+from unifl.errors import UserError, nearest
 from unifl.models.adapters import START_ADAPTER, AdapterRoles
 from unifl.models.copies import CopyRoles
 from unifl.models.denoiser import TRANSFORMER, denoiser_name, denoiser_of, unread_parts
@@ -248,8 +248,15 @@ def _from_hub(name: str, *, dtype: torch.dtype, revision: str | None, variant: s
         raise _as_user_error(
             error,
             f"no folder {name} here, and no model of that name could be loaded from the hub; check the name, the "
-            "network and your access rights, or give a local folder",
+            f"network and your access rights, or give a local folder{_beside(name)}",
         ) from error
+
+
+def _beside(name: str) -> str:
+    """A question whether a folder was meant that is spelled nearly alike; empty where there is none."""
+    path = Path(name)
+    guess = nearest(path.name, [one.name for one in path.parent.glob("*/")])
+    return f"; did you mean {path.with_name(guess)}?" if guess else ""
 
 
 def _from_single_file(path: Path, *, dtype: torch.dtype, config: str | None) -> Any:

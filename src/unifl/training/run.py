@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from unifl import config as configs
-from unifl.disk import require_free_space
+from unifl.disk import claimed, require_free_space
 from unifl.errors import TrainingStopped, UserError
 from unifl.training.checkpoint import (
     SETTINGS,
@@ -94,11 +94,12 @@ class Run:
         self._settings = settings
         self._save_model, self._model_bytes = save_model, model_bytes
         self._lines: dict[str, StepLines] = {}
+        self._claim = ExitStack()
 
     def start(
         self, resume_from_checkpoint: str | Path | None, ends: Callable[[int], bool] | None = None
     ) -> None:
-        """Clean up, check the disk, choose a checkpoint and take over its state.
+        """Choose a checkpoint and take over its state, keep other processes out, clean up, check the disk.
 
         Args:
             resume_from_checkpoint: See `train`.
@@ -116,20 +117,26 @@ class Run:
         if self.accelerator.is_main_process:
             step = self.state.step
             goes_on = step < self.config.max_train_steps and not (ends is not None and ends(step))
-            remove_unfinished(self.folder)
-            if goes_on:
-                require_free_space(self.folder, self._bytes_to_write())
-                _warn_about_warmup(self.config)
-            if self.last_checkpoint is not None:
-                warn_about_differences(self.last_checkpoint, self._settings)
-            if goes_on or any(step > self.state.step for step, _ in checkpoints(self.folder)):
-                # of another end than this run comes to; before the checkpoints, so that a process that dies in
-                # between does it again
-                set_aside(self.folder / MODEL)
-            set_newer_aside(self.folder, self.state.step)
-            self._prune()  # the process may have died between writing a checkpoint and removing older ones
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / SETTINGS).write_text(self._settings, encoding="utf-8")
+            with ExitStack() as claim:
+                claim.enter_context(claimed(self.folder))
+                self._tidy(goes_on)
+                self._claim = claim.pop_all()
+
+    def _tidy(self, goes_on: bool) -> None:
+        """Clean up what an earlier process left, and see that there is room for what comes."""
+        remove_unfinished(self.folder)
+        if goes_on:
+            require_free_space(self.folder, self._bytes_to_write())
+            _warn_about_warmup(self.config)
+        if self.last_checkpoint is not None:
+            warn_about_differences(self.last_checkpoint, self._settings)
+        if goes_on or any(step > self.state.step for step, _ in checkpoints(self.folder)):
+            # of another end than this run comes to; before the checkpoints, so that a process that dies in
+            # between does it again
+            set_aside(self.folder / MODEL)
+        set_newer_aside(self.folder, self.state.step)
+        self._prune()  # the process may have died between writing a checkpoint and removing older ones
+        (self.folder / SETTINGS).write_text(self._settings, encoding="utf-8")
 
     @contextmanager
     def open(self, *, progress: bool) -> Iterator[Bar]:
@@ -151,6 +158,7 @@ class Run:
             self._lines = {}
             for tracker in self.accelerator.trackers:
                 tracker.finish()
+            self._claim.close()
 
     def log(self, step: int, numbers: Mapping[str, float], seconds: float) -> None:
         """Write the numbers of a step."""

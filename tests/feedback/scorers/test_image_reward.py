@@ -145,6 +145,12 @@ def test_scores_are_those_of_its_layers_behind_pillow(scorer, state, base):
     torch.testing.assert_close(scorer(pictures, PROMPTS), exact, rtol=1e-4, atol=1e-4)
 
 
+def test_the_middle_of_odd_pixels_is_torchvisions(scorer):
+    """Of three spare columns the original cuts off two on the left: half of three, rounded to the even neighbour."""
+    wide = smooth_pictures()[..., :SIDE, : SIDE + 3]
+    torch.testing.assert_close(scorer(wide, PROMPTS), scorer(wide[..., 2 : 2 + SIDE], PROMPTS))
+
+
 def test_the_towers_are_those_of_transformers_own_retrieval_model(scorer):
     """`BlipForImageTextRetrieval`, in which transformers joins both towers, asked for its question embedding."""
     network = scorer.network

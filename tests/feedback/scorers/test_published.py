@@ -132,8 +132,12 @@ def test_hps_lies_near_its_published_range(files, kind):
     assert max(found) - min(found) > 0.1
 
 
+MIRROR = "RE-N-Y/mpsv1/model.safetensors"
+"""MPS on the hub, by the author of github.com/RE-N-Y/imscore; its authors have it on Google Drive alone."""
+
+
 @pytest.mark.parametrize("kind", ["mps", "mps.aesthetics", "mps.semantics", "mps.detail", "aesthetic"])
 def test_published_weights_fit(files, kind):
     """Of these nobody records scores: every weight has its place, and pictures are told apart."""
-    found = scored(open_scorer(kind), files)
+    found = scored(open_scorer(kind, weights=None if kind == "aesthetic" else MIRROR), files)
     assert np.isfinite(found).all() and max(found) - min(found) > 0.1

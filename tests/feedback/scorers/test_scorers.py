@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import sys
+from email.message import Message
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -20,6 +24,7 @@ from tiny_scorers import PROCESSOR, PROMPTS, SIDE, clip, head_state, open_clip_s
 from unifl.errors import UserError
 from unifl.feedback import Feedback, require_gradient
 from unifl.feedback.scorers import SCORERS, open_scorer
+from unifl.feedback.scorers.files import read_state
 from unifl.feedback.scorers.looking import Looking, looking_of
 
 
@@ -37,10 +42,14 @@ def pictures():
 def with_pillow(pictures, model, *, fit="crop", prompts=PROMPTS, prefix="", folder=None):
     """Cosines by the model's own forward, on what its own image processor makes of the files."""
     settings = {key: value for key, value in PROCESSOR.items() if key != "image_processor_type"}
-    processor = hf.CLIPImageProcessorPil(**settings)
-    files = [Image.fromarray((p.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)) for p in pictures]
     if fit == "pad":
-        files = [padded(file) for file in files]
+        settings |= {"do_resize": False, "do_center_crop": False, "do_rescale": False}
+        files = [padded(picture) for picture in pictures]
+    else:
+        files = [
+            Image.fromarray((p.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)) for p in pictures
+        ]
+    processor = hf.CLIPImageProcessorPil(**settings)
     tokenizer = hf.AutoTokenizer.from_pretrained(folder)
     tokens = tokenizer(
         [prefix + p for p in prompts],
@@ -56,29 +65,68 @@ def with_pillow(pictures, model, *, fit="crop", prompts=PROMPTS, prefix="", fold
     return (found.image_embeds * found.text_embeds).sum(-1), found
 
 
-def padded(file):
-    """The longer side becomes SIDE, black around: what HPSv2's transform does."""
-    scale = SIDE / max(file.size)
-    small = file.resize([round(side * scale) for side in file.size], Image.Resampling.BICUBIC)
-    found = Image.new("RGB", (SIDE, SIDE))
-    found.paste(small, ((SIDE - small.width) // 2, (SIDE - small.height) // 2))
+def padded(picture):
+    """The longer side becomes SIDE, black around: what HPSv2's transform does, which scales a tensor of floats.
+
+    Pillow scales floats by a code of its own, without rounding and limits.
+    """
+    scale = SIDE / max(picture.shape[1:])
+    height, width = (round(side * scale) for side in picture.shape[1:])
+    found = np.zeros((3, SIDE, SIDE), np.float32)
+    top, left = (SIDE - height) // 2, (SIDE - width) // 2
+    for channel, values in zip(found, picture.numpy(), strict=True):
+        small = Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC)
+        channel[top : top + height, left : left + width] = np.asarray(small)
     return found
 
 
+def shown_plainly(**settings):
+    return Looking(size=SIDE, mean=(0.0,) * 3, std=(1.0,) * 3, **settings)
+
+
 @pytest.mark.parametrize("rounds", [False, True], ids=["numbers", "bytes"])
-@pytest.mark.parametrize("fit", ["crop", "pad"])
-def test_pixels_are_those_of_pillow_but_for_a_few_255ths(pictures, fit, rounds):
-    shown = Looking(size=SIDE, fit=fit, mean=(0.0,) * 3, std=(1.0,) * 3, rounds=rounds)(pictures)
+def test_pixels_are_those_of_pillow_but_for_a_few_255ths(pictures, rounds):
+    shown = shown_plainly(rounds=rounds)(pictures)
     files = [Image.fromarray((p.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)) for p in pictures]
-    if fit == "pad":
-        expected = [padded(file) for file in files]
-    else:
-        expected = [file.resize((SIDE * 64 // 48, SIDE), Image.Resampling.BICUBIC) for file in files]
-        left = (expected[0].width - SIDE) // 2
-        expected = [file.crop((left, 0, left + SIDE, SIDE)) for file in expected]
+    expected = [file.resize((SIDE * 64 // 48, SIDE), Image.Resampling.BICUBIC) for file in files]
+    left = (expected[0].width - SIDE) // 2
+    expected = [file.crop((left, 0, left + SIDE, SIDE)) for file in expected]
     there = torch.stack([torch.from_numpy(np.asarray(file) / 255).permute(2, 0, 1) for file in expected])
     gap = (shown - there).abs() * 255
-    assert gap.max() < 2.01 and gap.mean() < 0.6
+    assert gap.max() < 1.01 and gap.mean() < 0.4
+
+
+def test_padded_pixels_are_scaled_numbers_without_limits(pictures):
+    """HPS v2 reads bytes as numbers before it scales, so that nothing holds what overshoots at edges."""
+    edges = (pictures > 0.5).float()
+    shown = shown_plainly(fit="pad")(edges)
+    assert shown.min() < -0.05 and shown.max() > 1.05
+    there = torch.from_numpy(np.stack([padded(picture) for picture in edges]))
+    torch.testing.assert_close(shown, there, rtol=0, atol=1e-5)
+    # torchvision before 0.17 did not smooth tensors: every third pixel of this is looked at, and no other
+    stripes = torch.zeros(1, 3, 96, 96)
+    stripes[..., ::3] = 1
+    rough, smooth = (shown_plainly(fit="pad", antialias=smooths)(stripes) for smooths in (False, True))
+    assert rough.abs().max() < 0.1 and (smooth[..., 2:-2] - 1 / 3).abs().max() < 0.1
+
+
+def test_the_middle_of_odd_pixels_is_that_of_each_original(checkpoint, pictures, tmp_path):
+    """transformers rounds the half down and torchvision to the even neighbour: 1 and 2 of the three spare ones."""
+    folder, _ = checkpoint
+    torch.save(head_state(), tmp_path / "head.pth")
+    wide = pictures[..., :SIDE, : SIDE + 3]
+    for kind, left in {"pickscore": 1, "clipscore": 2, "aesthetic": 2}.items():
+        weights = tmp_path / "head.pth" if kind == "aesthetic" else folder
+        scorer = open_scorer(kind, weights=str(weights), base=str(folder))
+        middle = wide[..., left : left + SIDE]
+        torch.testing.assert_close(scorer(wide, PROMPTS), scorer(middle, PROMPTS), msg=kind)
+        assert not torch.equal(scorer(wide, PROMPTS), scorer(wide[..., 3 - left :][..., :SIDE], PROMPTS))
+    settings = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
+    file = Image.fromarray((wide[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+    seen = hf.CLIPImageProcessorPil(**settings, do_normalize=False)(file, return_tensors="pt").pixel_values
+    torch.testing.assert_close(shown_plainly()(wide[:1]), seen)
+    five = pictures[..., : SIDE + 5, :SIDE]  # half of five is 2 in both
+    assert torch.equal(shown_plainly(half="even")(five), five[..., 2 : 2 + SIDE, :])
 
 
 @pytest.mark.parametrize(
@@ -105,6 +153,9 @@ def test_scores_are_those_of_the_model_behind_pillow(
     ours = scorer(pictures, PROMPTS)
     spread = float(there.max() - there.min())
     assert spread > 0.01 * float(there.abs().max())
+    if fit == "pad":
+        torch.testing.assert_close(ours, there, rtol=0, atol=1e-4 * spread)
+        return
     # pixels differ by less than a 255th on average
     torch.testing.assert_close(ours, there, rtol=0, atol=0.03 * spread)
     scorer.network.looking = Looking(**{**vars(scorer.network.looking), "rounds": True})
@@ -124,6 +175,19 @@ def test_gradients_reach_the_pixels_and_order_does_not_matter(checkpoint, pictur
     swapped = scorer(pictures, PROMPTS[::-1])
     assert (swapped - together).abs().max() > 1e-3
     assert not any(parameter.requires_grad for parameter in scorer.network.parameters())
+
+
+def test_prompts_are_tidied_up_where_the_original_does(checkpoint, pictures, tmp_path):
+    """`basic_clean` and `whitespace_clean` of open_clip and OpenAI's CLIP; PickScore is read by transformers."""
+    folder, model = checkpoint
+    torch.save(open_clip_state(model), tmp_path / "HPS.pt")
+    untidy = ["a dog &amp;amp; a cat", " it\u2019s  a\n\u201cdog\u201d &quot;", "a&nbsp;dog &lt;"]
+    tidy = ["a dog & a cat", 'it\'s a "dog" "', "a dog <"]
+    for kind in ("clipscore", "hpsv2", "hpsv2.1", "pickscore"):
+        weights = tmp_path / "HPS.pt" if kind.startswith("hps") else folder
+        scorer = open_scorer(kind, weights=str(weights), base=str(folder))
+        gap = (scorer(pictures, untidy) - scorer(pictures, tidy)).abs()
+        assert (gap > 0).all() if kind == "pickscore" else (gap == 0).all(), kind
 
 
 def test_the_aesthetic_head_reads_the_embedding_alone(checkpoint, pictures, tmp_path):
@@ -233,6 +297,42 @@ def test_names_and_places_that_are_not_there(tmp_path):
         open_scorer("clipscore", weights=str(tmp_path / "nothing"))
     with pytest.raises(UserError, match="there are no weights at nothing.pt"):
         open_scorer("hpsv2", weights="nothing.pt")
+    with pytest.raises(
+        UserError, match="link to Google Drive alone, in the README of github.com/Kwai-Kolors/MPS"
+    ):
+        open_scorer("mps.detail")
+
+
+class Answer(io.BytesIO):
+    """Of a server, without headers."""
+
+    def info(self):
+        return Message()
+
+
+def test_a_file_at_an_address_is_known_by_its_hash(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(
+        UserError, match=r"download https://raw.+improved-aesthetic-predictor/\w{40}/sac%2Blogos"
+    ):
+        open_scorer("aesthetic")  # tests are offline
+    torch.save(head_state(), tmp_path / "head.pth")
+    sent = (tmp_path / "head.pth").read_bytes()
+    asked = []
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(
+        torch.hub, "urlopen", lambda request: asked.append(request.full_url) or Answer(sent), raising=True
+    )
+    address = "https://example.org/a%2Bb.pth"
+    with pytest.raises(UserError, match=r"cannot be fetched \(invalid hash value"):
+        read_state(f"{address}#sha256={hashlib.sha256(b'another').hexdigest()}")
+    with pytest.raises(UserError, match="may hold anything; download it"):
+        read_state(f"{address}#sha256=21dd590f")
+    for _ in range(2):  # the second time it is there
+        found = read_state(f"{address}#sha256={hashlib.sha256(sent).hexdigest()}")
+        assert all(torch.equal(found[key], value) for key, value in head_state().items())
+    assert asked == [address] * 2
+    assert [path.name for path in tmp_path.rglob("*.pth") if path.parent != tmp_path] == ["a+b.pth"]
 
 
 def test_the_names_and_shapes_of_clip_h_are_those_of_its_config():
@@ -309,8 +409,13 @@ def test_readings_without_weights(kind, pictures):
         rg, yb = array[0] - array[1], (array[0] + array[1]) / 2 - array[2]
         expected = np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())
         assert float(vivid) == pytest.approx(expected, rel=1e-4) and float(dull) < 1e-3
-    elif kind == "jpeg_small":
-        assert vivid < smooth < 0
+    elif kind.startswith("jpeg"):
+        assert abs(vivid) > abs(smooth)
+        file = io.BytesIO()
+        pixels = (pictures[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+        Image.fromarray(pixels).save(file, "JPEG", quality=95)  # as DDPO's rewards.py, in 1,000 bytes
+        sign = -1 if kind == "jpeg_small" else 1
+        assert float(vivid) == pytest.approx(sign * len(file.getvalue()) / 1000)
     else:
         assert vivid > smooth > 0
     if scorer.differentiable:

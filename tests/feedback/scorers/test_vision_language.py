@@ -202,7 +202,15 @@ class Scripted(VisionLanguage):
 
     def answers(self, pictures, questions, *, tokens, turn):
         self.seen.append((turn, list(questions)))
-        return [self.turns[turn][question[-1]] for question in questions]
+        # a token is about four characters
+        return [self.turns[turn][question[-1]][: 4 * tokens] for question in questions]
+
+
+def test_a_long_caption_is_rated_to_its_end(qwen, pictures):
+    """Version 1 of UnifiedReward rates every element of the caption before its score."""
+    elements = "".join(f"element {number} (object): 1\n" for number in range(200))
+    asked = Scripted(qwen[2], {"a": f"{elements}Final Score: 3"}, {"a": ""}, {"a": ""})
+    assert Rates(asked, "{prompt}")(pictures[:1], ["a"]) == [3.0]
 
 
 def test_ratings_that_say_nothing_are_drawn_again(qwen, pictures):

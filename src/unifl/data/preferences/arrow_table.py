@@ -24,7 +24,7 @@ from unifl.data.preferences.tables import Texts
 from unifl.errors import UserError
 
 _SLICE = 50_000  # rows of a data set of Hugging Face that are copied at once
-_LIGHT_TYPES = ("string", "large_string", "bool", "int", "uint", "float")
+_LIGHT_TYPES = ("string", "large_string", "bool", "int", "uint", "float", "timestamp")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Block:
 
     Attributes:
         shown: What errors call it.
-        columns: Its columns of text and numbers, as a `pyarrow.Table`.
+        columns: Its columns of text and numbers that forms understand, as a `pyarrow.Table`.
+        light: Names of all its columns of text, numbers and times.
         names: Of all its columns.
         num_rows: Of its rows.
         path: Its file; None for a data set of Hugging Face.
@@ -42,10 +43,26 @@ class Block:
 
     shown: str
     columns: Any
+    light: frozenset[str]
     names: frozenset[str]
     num_rows: int
     path: Path | None = None
     rows: Any = None
+
+    def column(self, name: str) -> Any:
+        """One column; what no form understands is read when it is asked for, and not held.
+
+        Raises:
+            UserError: It holds neither text nor numbers.
+        """
+        if name in self.columns.column_names:
+            return self.columns[name]
+        if name not in self.light:
+            raise UserError(f"the column {name!r} of {self.shown} holds neither text nor numbers")
+        if self.path is None:
+            return _hub_columns(self.rows, [name])[name]
+        with import_parquet(self.path).ParquetFile(self.path) as file:
+            return file.read([name], use_threads=False)[name]
 
 
 class ArrowTable:
@@ -94,10 +111,10 @@ class ArrowTable:
 
         parts = []
         for block in self._blocks:
-            column = self._column(block, name)
+            column = block.column(name)
             try:
                 parts.append(column.cast(pyarrow.float64()).to_numpy())
-            except pyarrow.ArrowInvalid as error:
+            except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
                 raise UserError(f"the column {name!r} of {block.shown} holds no numbers: {error}") from error
         return np.concatenate(parts)
 
@@ -148,19 +165,13 @@ class ArrowTable:
             chunk
             for name in names
             for block in self._blocks
-            for chunk in self._column(block, name).cast(pyarrow.large_string()).chunks
+            for chunk in block.column(name).cast(pyarrow.large_string()).chunks
         ]
         encoded = pyarrow.chunked_array(chunks, pyarrow.large_string()).combine_chunks().dictionary_encode()
         if isinstance(encoded, pyarrow.ChunkedArray):
             encoded = encoded.unify_dictionaries().combine_chunks()
         codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
         return Texts(codes, encoded.dictionary.to_pylist())
-
-    @staticmethod
-    def _column(block: Block, name: str) -> Any:
-        if name not in block.columns.column_names:
-            raise UserError(f"the column {name!r} of {block.shown} holds neither text nor numbers")
-        return block.columns[name]
 
 
 def parquet_table(paths: Sequence[Path], wanted: frozenset[str], folder: Path) -> ArrowTable:
@@ -186,21 +197,24 @@ def hub_table(name: str, split: str, wanted: frozenset[str]) -> ArrowTable:
         UserError: It cannot be loaded.
     """
     import_parquet(name)
-    import pyarrow
-
     rows = load_rows(name, split)
     shown = f"{HUB}{name}@{split}"
     light = [
         column
         for column, feature in rows.features.items()
-        if column in wanted and str(getattr(feature, "dtype", "")).startswith(_LIGHT_TYPES)
+        if str(getattr(feature, "dtype", "")).startswith(_LIGHT_TYPES)
     ]
-    chosen = rows.select_columns(light).with_format("arrow")
-    parts = [chosen[start : start + _SLICE] for start in range(0, len(rows), _SLICE)]
-    columns = pyarrow.concat_tables(parts) if parts else pyarrow.table({})
-    names = frozenset(rows.column_names)
-    block = Block(shown, columns, names, len(rows), rows=rows)
+    columns = _hub_columns(rows, [column for column in light if column in wanted])
+    block = Block(shown, columns, frozenset(light), frozenset(rows.column_names), len(rows), rows=rows)
     return ArrowTable([block], Path.cwd(), shown, Path.cwd())
+
+
+def _hub_columns(rows: Any, names: Sequence[str]) -> Any:
+    import pyarrow
+
+    chosen = rows.select_columns(list(names)).with_format("arrow")
+    parts = [chosen[start : start + _SLICE] for start in range(0, len(rows), _SLICE)]
+    return pyarrow.concat_tables(parts) if parts else pyarrow.table({})
 
 
 def _parquet_block(path: Path, wanted: frozenset[str]) -> Block:
@@ -208,9 +222,9 @@ def _parquet_block(path: Path, wanted: frozenset[str]) -> Block:
     try:
         with parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
-            light = [field.name for field in schema if field.name in wanted and _holds_text(field.type)]
-            columns = file.read(light, use_threads=False)
-            return Block(str(path), columns, frozenset(schema.names), file.metadata.num_rows, path)
+            light = frozenset(field.name for field in schema if _holds_text(field.type))
+            columns = file.read([name for name in schema.names if name in light & wanted], use_threads=False)
+            return Block(str(path), columns, light, frozenset(schema.names), file.metadata.num_rows, path)
     except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
         raise UserError(f"cannot read {path}: {error}; download it again, or remove it") from error
 
@@ -218,7 +232,8 @@ def _parquet_block(path: Path, wanted: frozenset[str]) -> Block:
 def _holds_text(kind: Any) -> bool:
     from pyarrow import types
 
-    tests = (types.is_string, types.is_large_string, types.is_integer, types.is_floating, types.is_boolean)
+    texts, numbers = (types.is_string, types.is_large_string), (types.is_integer, types.is_floating)
+    tests = (*texts, *numbers, types.is_boolean, types.is_timestamp)
     if types.is_dictionary(kind):
         return _holds_text(kind.value_type)
     return types.is_null(kind) or any(test(kind) for test in tests)

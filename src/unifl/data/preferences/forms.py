@@ -9,7 +9,13 @@ from typing import Literal
 
 from unifl.data.preferences.arrow_table import hub_table, parquet_table
 from unifl.data.preferences.index import PreferenceIndex
-from unifl.data.preferences.pair_forms import chosen_rejected, pick_a_pic, rankings
+from unifl.data.preferences.pair_forms import (
+    RANKED_PICTURES,
+    RANKS,
+    chosen_rejected,
+    pick_a_pic,
+    rankings,
+)
 from unifl.data.preferences.places import HUB
 from unifl.data.preferences.scored_forms import JudgedIndex, Pairing, likes, stored_pairs, stored_scores
 from unifl.data.preferences.tables import JsonTable, Table
@@ -19,7 +25,7 @@ Form = Literal["auto", "pick_a_pic", "hpd", "chosen_rejected", "likes", "store"]
 
 _NEEDED: dict[str, tuple[tuple[str, ...], ...]] = {  # one column of each group
     "pick_a_pic": (("caption",), ("jpg_0",), ("jpg_1",), ("label_0", "best_image_uid")),
-    "hpd": (("prompt",), ("image_path", "file_path"), ("rank", "human_preference")),
+    "hpd": (("prompt",), RANKED_PICTURES, (*RANKS, "human_preference")),
     "chosen_rejected": (("prompt",), ("chosen",), ("rejected",)),
     "store": (("prompt",), ("file_name",), ("scores",)),
     "likes": (("prompt",), ("image", "file_name"), ("label", "liked")),

@@ -4,7 +4,8 @@
   `label_1`, and perhaps `has_label`, `are_different`, `best_image_uid`, `image_0_uid`, `image_1_uid`, `ranking_id`,
   `user_id`. Labels are shares of the preference and sum to 1.
 - HPD v2 (https://huggingface.co/datasets/ymhao/HPDv2): `prompt`, `image_path` (or `file_path`), and `rank`, of which
-  the smallest is best, or `human_preference`, of which 1 is preferred.
+  the smallest is best, or `human_preference`, of which 1 is preferred. ImageReward's `data/test.json`
+  (https://github.com/THUDM/ImageReward) has `generations` and `ranking` in their place.
 - `prompt`, `chosen`, `rejected`, and perhaps `tie`, `strength`, `axis`, `user`, `ranking_id`, `chosen_mask`,
   `rejected_mask`.
 """
@@ -23,6 +24,8 @@ from unifl.data.preferences.places import named_places
 from unifl.data.preferences.tables import JsonTable, Table, Texts
 from unifl.errors import UserError
 
+RANKED_PICTURES = ("image_path", "file_path", "generations")
+RANKS = ("rank", "ranking")
 _ROUNDING = 1e-3  # by which labels may miss their sum of 1
 _UNKNOWN = 3  # an outcome that is none
 
@@ -143,20 +146,20 @@ def _masks(table: Table) -> Masks | None:
 
 
 def rankings(table: JsonTable, shown: str) -> PreferenceIndex:
-    """Rankings as in HPD v2: every two pictures of a row are a pair, and equal ranks are a tie.
+    """Rankings as in HPD v2 and ImageReward: every two pictures of a row are a pair, and equal ranks are a tie.
 
     The strength is the difference of `human_preference`, or that of ranks divided by the largest there can be.
 
     Raises:
         UserError: Lists of different lengths, or values that are no numbers; with file and row.
     """
-    paths = table.values("image_path" if "image_path" in table.columns else "file_path")
-    ranked = "rank" in table.columns
-    labels = table.values("rank" if ranked else "human_preference")
+    listed = next(name for name in RANKED_PICTURES if name in table.columns)
+    said = next((name for name in RANKS if name in table.columns), "human_preference")
+    ranked = said in RANKS
     numbers: dict[str, int] = {}
     first, second, gaps, rows = [], [], [], []
-    for row, (names, given) in enumerate(zip(paths, labels, strict=True)):
-        values = _label_values(table, row, names, given, ranked)
+    for row, names in enumerate(table.values(listed)):
+        values = _label_values(table, row, listed, said)
         shown_here = np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
         left, right = _every_two(len(names))
         gap = values[left] - values[right]
@@ -179,23 +182,21 @@ def rankings(table: JsonTable, shown: str) -> PreferenceIndex:
     )
 
 
-def _label_values(
-    table: JsonTable, row: int, names: Any, given: Any, ranked: bool
-) -> Float64[np.ndarray, " k"]:
-    """Ranks or preferences of one row; NaN where one is null."""
-    what = "rank" if ranked else "human_preference"
+def _label_values(table: JsonTable, row: int, listed: str, said: str) -> Float64[np.ndarray, " k"]:
+    """Ranks or preferences of one row, from the columns of pictures and of labels; NaN where one is null."""
+    names, given = table.values(listed)[row], table.values(said)[row]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{table.place(row)} has no list of file names; image_path is {names!r}")
+        raise UserError(f"{table.place(row)} has no list of file names; {listed} is {names!r}")
     if given is None:
         return np.full(len(names), math.nan)
     fits = isinstance(given, list) and len(given) == len(names)
     if not fits or not all(value is None or _is_number(value) for value in given):
         raise UserError(
-            f"{what} of {table.place(row)} is {given!r}; one number for each of its {len(names)} pictures is needed"
+            f"{said} of {table.place(row)} is {given!r}; one number for each of its {len(names)} pictures is needed"
         )
     values = np.array([math.nan if value is None else float(value) for value in given])
-    if not ranked and ((values < 0) | (values > 1)).any():
-        raise UserError(f"human_preference of {table.place(row)} is {given!r}; it must be in [0, 1]")
+    if said not in RANKS and ((values < 0) | (values > 1)).any():
+        raise UserError(f"{said} of {table.place(row)} is {given!r}; it must be in [0, 1]")
     return values
 
 

@@ -139,5 +139,5 @@ def import_parquet(what: object) -> Any:
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise UserError(f"{what} needs pyarrow to be read; run `pip install 'unifl[parquet]'`") from error
+        raise UserError(f"{what} needs pyarrow; run `pip install 'unifl[parquet]'`") from error
     return parquet

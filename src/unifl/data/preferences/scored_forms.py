@@ -168,9 +168,9 @@ def _scores(table: JsonTable, name: str | None) -> Float64[np.ndarray, " n"]:
         (name,) = known
     if name not in known:
         guess = None if name is None else nearest(name, known)
-        hint = f"did you mean {guess!r}? " if guess else ""
+        hint = f"did you mean {guess!r}? Otherwise " if guess else ""
         asked = "which score decides is not said" if name is None else f"no sample has the score {name!r}"
-        raise UserError(f"{asked}; {hint}Set `score` to one of {', '.join(known) or '(there are none)'}")
+        raise UserError(f"{asked}; {hint}set `score` to one of {', '.join(known) or '(there are none)'}")
     return np.array([_number(table, row, name, scores.get(name)) for row, scores in enumerate(held)])
 
 

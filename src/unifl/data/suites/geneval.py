@@ -24,6 +24,37 @@ def geneval(path: Path) -> list[Entry]:
     return [_entry(row, f"line {number} of {path}") for number, row in rows]
 
 
+def drawn_folders(path: Path) -> list[Path]:
+    """The folders `00000`, `00001`, ... that GenEval's script draws into, in their order; none if it is another folder.
+
+    Each holds the line of its prompt as `metadata.jsonl`, and pictures as `samples/00000.png`, ....
+    """
+    found = path.iterdir() if path.is_dir() else ()
+    numbered = [one for one in found if one.name.isdigit() and (one / "metadata.jsonl").is_file()]
+    return sorted(numbered, key=lambda one: int(one.name))
+
+
+def drawn_prompts(path: Path) -> list[Entry]:
+    """The prompts of such a folder.
+
+    Raises:
+        UserError: It is none, or holds other than one prompt per number; see `geneval`.
+    """
+    entries = []
+    for folder in drawn_folders(path):
+        of_folder = geneval(folder / "metadata.jsonl")
+        if len(of_folder) != 1:
+            raise UserError(
+                f"{folder / 'metadata.jsonl'} has {len(of_folder)} rows, and one prompt is drawn there"
+            )
+        entries += of_folder
+    if not entries:
+        raise UserError(
+            f"{path} has no folders 00000, 00001, ... with a metadata.jsonl; name the file of the suite"
+        )
+    return entries
+
+
 def _entry(row: Mapping[str, Any], place: str) -> Entry:
     prompt = checked(row.get("prompt"), place)
     tag, include, exclude = row.get("tag"), row.get("include"), row.get("exclude", [])

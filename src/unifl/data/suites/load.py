@@ -9,7 +9,7 @@ from types import MappingProxyType
 from unifl.data.suites import lists, tables
 from unifl.data.suites.dpg import dpg_table
 from unifl.data.suites.entry import Entry, Suite, require_size, suite
-from unifl.data.suites.geneval import geneval
+from unifl.data.suites.geneval import drawn_folders, drawn_prompts, geneval
 from unifl.errors import UserError, nearest
 
 _METADATA = "evaluation_metadata.jsonl"
@@ -72,7 +72,7 @@ def _seen(path: Path) -> str:
 
 
 def _seen_in_folder(path: Path) -> str:
-    if (path / _METADATA).is_file():
+    if (path / _METADATA).is_file() or drawn_folders(path):
         return "geneval"
     if any(path.glob("*.json")):
         return "hpsv2"
@@ -83,6 +83,8 @@ def _seen_in_folder(path: Path) -> str:
 
 
 def _geneval(path: Path) -> list[Entry]:
+    if path.is_dir() and not (path / _METADATA).is_file():
+        return drawn_prompts(path)
     return geneval(path / _METADATA if path.is_dir() else path)
 
 

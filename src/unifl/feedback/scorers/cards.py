@@ -13,10 +13,11 @@ from types import MappingProxyType
 from unifl.feedback.scorers.card import Card
 
 _WITH_WORDS = "the whole prompt up to 77 tokens"
+_TIDIED = "tidied up but for letters that were decoded wrongly"
 _MPS = Card(
     title="MPS, overall",
     paper="Zhang et al., CVPR 2024 (Multi-dimensional Preference Score)",
-    weights="MPS_overall_checkpoint.pth of its repository",
+    weights="MPS_overall_checkpoint.pth, linked in the README of github.com/Kwai-Kolors/MPS",
     licence="not stated for the weights when this was written; its code is MIT",
     scale="exp(logit scale) cos: the softmax over two pictures of one prompt is the probability of a preference",
     sees=f"the middle square at 224 px; {_WITH_WORDS}, of which those near the words of the condition count",
@@ -43,7 +44,7 @@ _CARDS: dict[str, Card] = {
         weights="openai/clip-vit-base-patch32",
         licence="MIT (code and weights of openai/CLIP)",
         scale="2.5 max(cos, 0): 0.6 to 0.9 for pictures that fit their prompt",
-        sees=f"the middle square at 224 px; {_WITH_WORDS}, after 'A photo depicts'",
+        sees=f"the middle square at 224 px; {_WITH_WORDS}, after 'A photo depicts', {_TIDIED}",
         biases="objects more than their number, place or relation; blind to small things and to quality",
     ),
     "pickscore": Card(
@@ -72,7 +73,7 @@ _CARDS: dict[str, Card] = {
         weights="xswu/HPSv2/HPS_v2_compressed.pt",
         licence="Apache-2.0 (as its code)",
         scale="100 cos: 26 to 28; not comparable with v2.1",
-        sees=f"the whole picture at 224 px on the longer side, black around; {_WITH_WORDS}",
+        sees=f"the whole picture at 224 px on the longer side, black around; {_WITH_WORDS}, {_TIDIED}",
         biases="glossy, centred pictures; small differences of the number are large in preference",
     ),
     "hpsv2.1": Card(
@@ -81,13 +82,13 @@ _CARDS: dict[str, Card] = {
         weights="xswu/HPSv2/HPS_v2.1_compressed.pt",
         licence="Apache-2.0 (as its code)",
         scale="100 cos: 25 to 33; not comparable with v2",
-        sees=f"the whole picture at 224 px on the longer side, black around; {_WITH_WORDS}",
+        sees=f"the whole picture at 224 px on the longer side, black around; {_WITH_WORDS}, {_TIDIED}",
         biases="as HPS v2; models trained on it drift to high contrast",
     ),
     "aesthetic": Card(
         title="LAION aesthetic predictor v2",
         paper="github.com/christophschuhmann/improved-aesthetic-predictor",
-        weights="sac+logos+ava1-l14-linearMSE.pth of its repository",
+        weights="sac+logos+ava1-l14-linearMSE.pth of that repository",
         licence="Apache-2.0 (as its code)",
         scale="1 to 10; Stable Diffusion 5.3 to 6.3",
         sees="the middle square at 224 px; no prompt",
@@ -167,7 +168,7 @@ _CARDS: dict[str, Card] = {
         paper="Black et al., arXiv 2305.13301",
         weights="",
         licence="",
-        scale="minus kilobytes of a JPEG",
+        scale="minus kilobytes (1,000 bytes) of a JPEG of quality 95, as in DDPO's code",
         sees="all pixels; no prompt; no gradient",
         biases="smooth, empty pictures",
     ),
@@ -176,7 +177,7 @@ _CARDS: dict[str, Card] = {
         paper="Black et al., arXiv 2305.13301",
         weights="",
         licence="",
-        scale="kilobytes of a JPEG",
+        scale="kilobytes (1,000 bytes) of a JPEG of quality 95, as in DDPO's code",
         sees="all pixels; no prompt; no gradient",
         biases="noise",
     ),

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -25,7 +26,7 @@ from unifl.feedback.scorers.aesthetic import Aesthetic
 from unifl.feedback.scorers.card import Card
 from unifl.feedback.scorers.cards import SCORERS
 from unifl.feedback.scorers.chat import ChatJudge
-from unifl.feedback.scorers.clip import ClipScorer, Formula, clip_score, hundredfold, logits, probability
+from unifl.feedback.scorers.clip import ClipScorer, clip_score, hundredfold, logits, probability
 from unifl.feedback.scorers.image_reward import ImageReward
 from unifl.feedback.scorers.mps import Mps
 from unifl.feedback.scorers.plain import Colourfulness, Sharpness
@@ -87,7 +88,8 @@ def open_scorer(
     Args:
         kind: See `SCORERS`.
         weights: Where its weights are: a folder, a file (.safetensors, or .pt and .pth, of which nothing but tensors is
-            read), a hub name, or `hub name/file`. None is where they were published.
+            read), a hub name, `hub name/file`, or an address with `#sha256=` behind. None is where they were
+            published.
         base: The model whose config, tokenizer and image processor go with them, where those are not beside the
             weights: a folder or a hub name. None is the published one. For `chat`, the address of the service.
         revision: Of the hub repository.
@@ -123,16 +125,22 @@ def _scorer(network: nn.Module, kind: str, **settings: object) -> Scorer:
     return found
 
 
-def _clip(kind: str, formula: Formula, prefix: str = "") -> Callable[[str, str, str | None], Feedback]:
+def _pickscore(weights: str, base: str, revision: str | None) -> Feedback:
     """Both towers in the layout of transformers; `base` has the tokenizer and the image processor."""
+    model = files.load_two_towers(weights, "CLIPModel", revision)
+    tokenizer, looking = files.tokenizer_and_looking(base or weights, revision if not base else None)
+    return _scorer(ClipScorer(model, tokenizer, looking, formula=logits), "pickscore")
 
-    def build(weights: str, base: str, revision: str | None) -> Feedback:
-        model = files.load_two_towers(weights, "CLIPModel", revision)
-        tokenizer, looking = files.tokenizer_and_looking(base or weights, revision if not base else None)
-        network = ClipScorer(model, tokenizer, looking, formula=formula, prefix=prefix)
-        return _scorer(network, kind)
 
-    return build
+def _clipscore(weights: str, base: str, revision: str | None) -> Feedback:
+    """As `_pickscore`, with pictures cut and prompts read as by OpenAI's code."""
+    model = files.load_two_towers(weights, "CLIPModel", revision)
+    tokenizer, looking = files.tokenizer_and_looking(base or weights, revision if not base else None)
+    looking = replace(looking, half="even")
+    network = ClipScorer(
+        model, tokenizer, looking, formula=clip_score, prefix="A photo depicts ", tidies=True
+    )
+    return _scorer(network, "clipscore")
 
 
 def _siglip(weights: str, base: str, revision: str | None) -> Feedback:
@@ -148,7 +156,7 @@ def _hps(kind: str) -> Callable[[str, str, str | None], Feedback]:
     def build(weights: str, base: str, revision: str | None) -> Feedback:
         model = files.load_open_clip(weights, base, revision)
         tokenizer, looking = files.tokenizer_and_looking(base, None)
-        network = ClipScorer(model, tokenizer, replace(looking, fit="pad"), formula=hundredfold)
+        network = ClipScorer(model, tokenizer, replace(looking, fit="pad"), formula=hundredfold, tidies=True)
         return _scorer(network, kind)
 
     return build
@@ -158,7 +166,7 @@ def _aesthetic(weights: str, base: str, revision: str | None) -> Feedback:
     state = files.read_state(weights, revision)
     model = files.load_two_towers(base, "CLIPModel", None)
     tokenizer, looking = files.tokenizer_and_looking(base, None)
-    tower = ClipScorer(model, tokenizer, looking, formula=logits)
+    tower = ClipScorer(model, tokenizer, replace(looking, half="even"), formula=logits)
     return _scorer(Aesthetic(tower, state), "aesthetic", needs=frozenset())
 
 
@@ -172,6 +180,12 @@ def _mps(kind: str) -> Callable[[str, str, str | None], Feedback]:
     """The condition is the end of the name; the authors saved the whole module."""
 
     def build(weights: str, base: str, revision: str | None) -> Feedback:
+        if weights == _MPS_FILE and not Path(weights).is_file():
+            raise UserError(
+                f"there is no {weights} here, and its authors give it by a link to Google Drive alone, in the README "
+                "of github.com/Kwai-Kolors/MPS; download it and give its path as `weights` "
+                "(RE-N-Y/mpsv1/model.safetensors on the hub is a copy by somebody else)"
+            )
         state = files.read_state(weights, revision, whole=True)
         tokenizer, looking = files.tokenizer_and_looking(base, None)
         network = Mps(
@@ -295,19 +309,21 @@ def _chat(
     return found
 
 
+_DDPO_QUALITY = 95  # of JPEGs, in rewards.py of github.com/kvablack/ddpo-pytorch
 _IN_PROCESS = ("question", "device", "timeout")
 _MPS_FILE = "MPS_overall_checkpoint.pth"
+_AESTHETIC = (
+    "https://raw.githubusercontent.com/christophschuhmann/improved-aesthetic-predictor/"
+    "6934dd81792f086e613a121dbce43082cb8be85e/sac%2Blogos%2Bava1-l14-linearMSE.pth"
+    "#sha256=21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0"
+)
 _ENTRIES: dict[str, _Entry] = {
-    "clipscore": _Entry(
-        _clip("clipscore", clip_score, prefix="A photo depicts "), weights="openai/clip-vit-base-patch32"
-    ),
-    "pickscore": _Entry(_clip("pickscore", logits), weights="yuvalkirstain/PickScore_v1", base=CLIP_H),
+    "clipscore": _Entry(_clipscore, weights="openai/clip-vit-base-patch32"),
+    "pickscore": _Entry(_pickscore, weights="yuvalkirstain/PickScore_v1", base=CLIP_H),
     "siglip": _Entry(_siglip, weights="google/siglip-so400m-patch14-384"),
     "hpsv2": _Entry(_hps("hpsv2"), weights="xswu/HPSv2/HPS_v2_compressed.pt", base=CLIP_H),
     "hpsv2.1": _Entry(_hps("hpsv2.1"), weights="xswu/HPSv2/HPS_v2.1_compressed.pt", base=CLIP_H),
-    "aesthetic": _Entry(
-        _aesthetic, weights="sac+logos+ava1-l14-linearMSE.pth", base="openai/clip-vit-large-patch14"
-    ),
+    "aesthetic": _Entry(_aesthetic, weights=_AESTHETIC, base="openai/clip-vit-large-patch14"),
     "imagereward": _Entry(
         _image_reward, weights="THUDM/ImageReward/ImageReward.pt", base="google-bert/bert-base-uncased"
     ),
@@ -330,6 +346,6 @@ _ENTRIES: dict[str, _Entry] = {
     "chat": _Entry(_chat, settings=("asks", "question", "key_variable", "timeout")),
     "colourfulness": _Entry(lambda *_: Colourfulness()),
     "sharpness": _Entry(lambda *_: Sharpness()),
-    "jpeg_small": _Entry(lambda *_: JpegSize(name="jpeg_small")),
-    "jpeg_large": _Entry(lambda *_: JpegSize(name="jpeg_large", prefer="large")),
+    "jpeg_small": _Entry(lambda *_: JpegSize(_DDPO_QUALITY, name="jpeg_small")),
+    "jpeg_large": _Entry(lambda *_: JpegSize(_DDPO_QUALITY, name="jpeg_large", prefer="large")),
 }

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unifl.feedback.scorers.looking import Looking
-from unifl.feedback.scorers.prompts import require_prompts
+from unifl.feedback.scorers.prompts import require_prompts, tidied
 
 Formula = Callable[[Tensor, nn.Module], Tensor]
 """Cosines and the model give scores."""
@@ -51,6 +51,7 @@ class ClipScorer(nn.Module):
         formula: What comes of the cosine.
         prefix: Put before every prompt.
         length: Tokens; longer prompts are cut off.
+        tidies: Whether the original's tokenizer tidies prompts up before it reads them.
     """
 
     def __init__(
@@ -62,10 +63,11 @@ class ClipScorer(nn.Module):
         formula: Formula,
         prefix: str = "",
         length: int = 77,
+        tidies: bool = False,
     ) -> None:
         super().__init__()
         self.model, self.tokenizer, self.looking = model, tokenizer, looking
-        self.formula, self.prefix, self.length = formula, prefix, length
+        self.formula, self.prefix, self.length, self.tidies = formula, prefix, length, tidies
         self._texts: OrderedDict[str, Tensor] = OrderedDict()
 
     def forward(self, images: Float[Tensor, "b 3 h w"], prompts: Sequence[str]) -> Float[Tensor, " b"]:
@@ -95,8 +97,9 @@ class ClipScorer(nn.Module):
 
     def encode_texts(self, prompts: Sequence[str]) -> Float[Tensor, "b d"]:
         """Embeddings of unit length, anew and with a gradient to weights that train."""
+        read = tidied if self.tidies else str
         tokens = self.tokenizer(
-            [self.prefix + prompt for prompt in prompts],
+            [read(self.prefix + prompt) for prompt in prompts],
             padding="max_length",
             max_length=self.length,
             truncation=True,

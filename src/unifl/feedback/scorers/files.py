@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import torch
 from safetensors import SafetensorError
@@ -93,7 +94,7 @@ def load_exact(model: nn.Module, state: Mapping[str, Tensor], *, weights: str, b
 
 
 def read_state(name: str, revision: str | None = None, *, whole: bool = False) -> Mapping[str, Tensor]:
-    """The tensors of one file: a path, or `owner/repository/file` on the hub.
+    """The tensors of one file: a path, `owner/repository/file` on the hub, or `https://...#sha256=...`.
 
     A `.pt` or `.pth` is read as tensors alone: nothing in it is run.
 
@@ -107,7 +108,7 @@ def read_state(name: str, revision: str | None = None, *, whole: bool = False) -
     """
     path = Path(name).expanduser()
     if not path.is_file():
-        path = _from_hub(name, revision)
+        path = _from_web(name) if name.startswith("https://") else _from_hub(name, revision)
     try:
         found = _tensors(path)
     except pickle.UnpicklingError as error:
@@ -214,6 +215,31 @@ def _from_hub(name: str, revision: str | None) -> Path:
             f"there is no file {name}, and it cannot be fetched ({_first_line(error)}); download it once where there "
             "is a network and give its path"
         ) from error
+
+
+def _from_web(name: str) -> Path:
+    """A file at an address, known by its SHA-256; it is kept where torch keeps what it downloads."""
+    from huggingface_hub import is_offline_mode
+
+    url, _, expected = name.partition("#sha256=")
+    if len(expected) != 64:
+        raise UserError(
+            f"{url} may hold anything; download it and give the file, or add #sha256= and its 64 digits"
+        )
+    path = Path(torch.hub.get_dir(), "checkpoints", expected[:8], unquote(url.rpartition("/")[2]))
+    if path.is_file():
+        return path
+    try:
+        if is_offline_mode():
+            raise OSError("HF_HUB_OFFLINE is set")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=expected)
+    except (OSError, RuntimeError) as error:  # no network, another file
+        raise UserError(
+            f"there is no file {path}, and it cannot be fetched ({_first_line(error)}); download {url} once where "
+            "there is a network and give its path"
+        ) from error
+    return path
 
 
 def _first_line(error: BaseException) -> str:

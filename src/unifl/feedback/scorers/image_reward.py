@@ -59,7 +59,7 @@ class ImageReward(nn.Module):
                 "as `base`"
             )
         self.tokenizer = tokenizer
-        self.looking = Looking(size=seen.image_size)
+        self.looking = Looking(size=seen.image_size, half="even")
 
     def forward(self, images: Float[Tensor, "b 3 h w"], prompts: Sequence[str]) -> Float[Tensor, " b"]:
         """One score per picture; about N(0, 1) over the pictures that it was trained on."""

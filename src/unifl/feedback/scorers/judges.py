@@ -11,7 +11,7 @@ from unifl.feedback.scorers.questions import Malformed, asked, rating
 from unifl.feedback.scorers.vision_language import VisionLanguage, load_vision_language, require_plain
 
 _TRIES = 3
-_TOKENS = 512  # version 1 rates every word of the caption before its scores
+_TOKENS = 4096  # as its authors; version 1 rates every element of the caption before its score
 
 
 class Shows:

@@ -1,7 +1,8 @@
 """How a scorer is shown a picture, in torch, with a gradient.
 
-The originals scale with Pillow, on bytes. Here pictures are scaled as numbers; without rounding the result differs from
+Most originals scale bytes, with Pillow. Here pictures are scaled as numbers; without rounding the result differs from
 theirs by at most a few 255ths (docs/scorers.md), and with `rounds` by what is left of that, but without a gradient.
+HPS v2, whose originals pad, makes numbers of the bytes first and then scales those, as it is done here.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 from unifl.errors import UserError
 
 Fit = Literal["crop", "pad", "squash"]
+Half = Literal["down", "even"]
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _MODES: Mapping[int, str] = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
@@ -31,17 +33,22 @@ class Looking:
         size: Pixels along each side.
         fit: crop: the shorter side becomes `size`, and the middle is cut out. pad: the longer side does, and the rest
             is black. squash: both sides do, whatever the picture's shape.
+        half: Where half of what crop cuts off is no whole number: down, as the image processors of transformers, or
+            the even neighbour, as torchvision.
         mean: Of the channels.
         std: Of the channels.
-        mode: Of interpolation, with antialiasing.
-        rounds: To 255ths after scaling, as files have; no gradient passes.
+        mode: Of interpolation.
+        antialias: Whether pictures are smoothed as they are made smaller.
+        rounds: To 255ths after scaling, as the originals that scale bytes; no gradient passes.
     """
 
     size: int
     fit: Fit = "crop"
+    half: Half = "down"
     mean: tuple[float, ...] = CLIP_MEAN
     std: tuple[float, ...] = CLIP_STD
     mode: str = "bicubic"
+    antialias: bool = True
     rounds: bool = False
 
     def __call__(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 s s"]:
@@ -65,11 +72,13 @@ class Looking:
             target = (max(1, round(height * scale)), max(1, round(width * scale)))
         if target == (height, width):
             return images
+        scaled = F.interpolate(images, size=target, mode=self.mode, antialias=self.antialias)
         # it overshoots at edges, which bytes cannot
-        return F.interpolate(images, size=target, mode=self.mode, antialias=True).clamp(0, 1)
+        return scaled if self.fit == "pad" else scaled.clamp(0, 1)
 
     def _cut(self, images: Tensor) -> Tensor:
-        top, left = ((side - self.size) // 2 for side in images.shape[-2:])
+        half = round if self.half == "even" else math.floor
+        top, left = (half((side - self.size) / 2) for side in images.shape[-2:])
         return images[..., top : top + self.size, left : left + self.size]
 
     def _padded(self, images: Tensor) -> Tensor:
@@ -133,13 +142,11 @@ def settings_of(looking: Looking) -> dict[str, Any]:
     """The `preprocessor_config.json` from which `looking_of` reads the same.
 
     Raises:
-        UserError: It pads, which no processor of CLIP does.
+        UserError: It pads, cuts as torchvision or does not smooth, which no processor of CLIP is told to.
     """
-    if looking.fit == "pad":
-        raise UserError("pictures that are padded have no image processor; use crop or squash")
     square = {"height": looking.size, "width": looking.size}
     crops = looking.fit == "crop"
-    return {
+    found = {
         "do_resize": True,
         "size": {"shortest_edge": looking.size} if crops else square,
         "resample": next(number for number, mode in _MODES.items() if mode == looking.mode),
@@ -151,3 +158,6 @@ def settings_of(looking: Looking) -> dict[str, Any]:
         "image_mean": list(looking.mean),
         "image_std": list(looking.std),
     }
+    if looking_of(found, model="it") != looking:
+        raise UserError(f"no image processor shows pictures as {looking} does; use crop or squash")
+    return found

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 
 from unifl.web.arena.answers import by_htmx, page
 from unifl.web.arena.database import Arena
 from unifl.web.arena.door import Door
+from unifl.web.arena.export import as_jsonl, as_parquet, vote_rows
 from unifl.web.arena.overview import overview
-from unifl.web.arena.results import vote_rows
 
 _LONGEST_NAME = 80
 
@@ -56,15 +58,26 @@ def admin_routes(arena: Arena, door: Door, url: str | None) -> APIRouter:
         secret = arena.renew(names[person])
         return shown(request, token, name=names[person], link=link(request, secret))
 
+    def votes(request: Request, token: str) -> list[dict[str, Any]]:
+        door.admin(request, token)
+        return vote_rows(arena, _axis(request, arena))
+
     @router.get("/votes.jsonl")
     def export(request: Request, token: str) -> Response:
-        door.admin(request, token)
-        rows = vote_rows(arena, arena.folder, _axis(request, arena))
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        headers = {"Content-Disposition": 'attachment; filename="votes.jsonl"'}
-        return Response(text, media_type="application/jsonl", headers=headers)
+        rows = votes(request, token)
+        return _download("votes.jsonl", "application/jsonl", as_jsonl(rows, arena.folder))
+
+    @router.get("/votes.parquet")
+    def export_pictures(request: Request, token: str) -> Response:
+        rows = votes(request, token)
+        return _download("votes.parquet", "application/vnd.apache.parquet", as_parquet(rows))
 
     return router
+
+
+def _download(name: str, kind: str, pieces: Iterator[bytes]) -> Response:
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return StreamingResponse(pieces, media_type=kind, headers=headers)
 
 
 def _number(request: Request) -> int:

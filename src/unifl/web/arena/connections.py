@@ -13,15 +13,21 @@ class Connection(H11Protocol):
     Attributes:
         patience: Seconds, from when the connection is made or the answer before is sent. What remains of the body of a
             request that was answered already is not waited for any longer either.
+        most: Connections at once; one more is closed before anything is read. Each is a file of the process, and one
+            that runs out of files can neither accept anybody nor read a picture.
     """
 
     patience = 10.0
+    most = 2000
     _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request."""
         super().connection_made(transport)
-        self._wait()
+        if len(self.connections) > self.most:
+            self.transport.abort()
+        else:
+            self._wait()
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next one."""

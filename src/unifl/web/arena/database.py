@@ -6,23 +6,24 @@ none. One process at a time may open an arena. Links of annotators carry tokens 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import secrets
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from unifl.errors import UserError
-from unifl.web.arena.file import FORMAT, TABLES, connected, read_settings
+from unifl.web.arena import people
+from unifl.web.arena.file import connected, read_settings
 from unifl.web.arena.giving import HAD, JUDGED, give, give_back
+from unifl.web.arena.new import TakenVote, write_new
 from unifl.web.arena.pairs import Candidate, PairPlan
+from unifl.web.arena.people import Annotator, Tokens
 from unifl.web.arena.settings import ArenaSettings
 
 DATABASE = "arena.sqlite"
@@ -49,14 +50,6 @@ class Shown:
     right: int
     done: int
     left_over: int
-
-
-@dataclass(frozen=True)
-class Annotator:
-    """Somebody who judges."""
-
-    id: int
-    name: str
 
 
 class Arena:
@@ -95,6 +88,7 @@ class Arena:
             self._lock.release()
             raise
         self._turn = threading.Lock()
+        self._tokens: Tokens | None = None
 
     @classmethod
     def create(
@@ -103,6 +97,7 @@ class Arena:
         candidates: Sequence[Candidate],
         pairs: Sequence[PairPlan],
         settings: ArenaSettings | None = None,
+        votes: Sequence[TakenVote] = (),
     ) -> Arena:
         """Make an arena and open it.
 
@@ -111,6 +106,7 @@ class Arena:
             candidates: Pictures.
             pairs: Comparisons, by the numbers of candidates, in the order in which they are given out.
             settings: What is asked.
+            votes: That were made elsewhere, in their order; nobody judges a pair twice.
 
         Raises:
             UserError: There is an arena already, or there are no pairs.
@@ -123,24 +119,7 @@ class Arena:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".new")
         unfinished.unlink(missing_ok=True)
-        connection = connected(unfinished)
-        connection.executescript(TABLES)
-        with connection:
-            connection.execute("BEGIN")
-            about = {"format": FORMAT, "settings": asdict(settings or ArenaSettings())}
-            connection.executemany(
-                "INSERT INTO about VALUES (?, ?)", [(key, json.dumps(value)) for key, value in about.items()]
-            )
-            connection.executemany(
-                "INSERT INTO pictures VALUES (?, ?, ?, ?, ?)",
-                [(n, one.prompt, one.file, one.model, one.seed) for n, one in enumerate(candidates)],
-            )
-            connection.executemany(
-                "INSERT INTO pairs (id, first, second, gold) VALUES (?, ?, ?, ?)",
-                [(n, pair.first, pair.second, pair.gold) for n, pair in enumerate(pairs)],
-            )
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        connection.close()
+        write_new(unfinished, candidates, pairs, settings or ArenaSettings(), votes)
         unfinished.rename(path)
         return cls(folder)
 
@@ -158,18 +137,8 @@ class Arena:
         Raises:
             UserError: An empty name, or one that is taken.
         """
-        if not name.strip():
-            raise UserError("an annotator needs a name; write one")
-        token = secrets.token_urlsafe(24)
-        try:
-            with self._writing() as connection:
-                connection.execute(
-                    "INSERT INTO annotators (name, token, made) VALUES (?, ?, ?)",
-                    (name.strip(), _hashed(token), time.time()),
-                )
-        except sqlite3.IntegrityError:
-            raise UserError(f"there is an annotator {name.strip()!r} already; choose another name") from None
-        return token
+        with self._changing_tokens() as connection:
+            return people.add_annotator(connection, name)
 
     def renew(self, name: str) -> str:
         """Another token for somebody, whose link so far opens nothing any more.
@@ -177,61 +146,34 @@ class Arena:
         Raises:
             UserError: Nobody of that name.
         """
-        token = secrets.token_urlsafe(24)
-        with self._writing() as connection:
-            changed = connection.execute(
-                "UPDATE annotators SET token = ? WHERE name = ?", (_hashed(token), name)
-            ).rowcount
-        if not changed:
-            raise UserError(f"there is no annotator {name!r}; add them first")
-        return token
+        with self._changing_tokens() as connection:
+            return people.renew(connection, name)
 
     def annotator(self, token: str) -> Annotator | None:
         """Whose link a token is; None for nobody's."""
-        found = self.rows("SELECT id, name FROM annotators WHERE token = ?", (_hashed(token),))
-        return Annotator(*found[0]) if found else None
+        return self._known().annotator(token)
 
     def new_admin(self) -> str:
         """The token of the admin page; one that was there before opens nothing any more."""
-        token = secrets.token_urlsafe(24)
-        with self._writing() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO about VALUES ('admin', ?)", (json.dumps(_hashed(token)),)
-            )
-        return token
+        with self._changing_tokens() as connection:
+            return people.new_admin(connection)
 
     def is_admin(self, token: str | None = None) -> bool:
         """Whether a token is that of the admin page; without one, whether there is any."""
-        found = self.rows("SELECT value FROM about WHERE key = 'admin'")
-        if token is None or not found:
-            return bool(found) and token is None
-        return secrets.compare_digest(json.loads(found[0][0]), _hashed(token))
+        return self._known().is_admin(token)
 
-    def take_votes(self, votes: Sequence[tuple[str, int, Mapping[str, float]]]) -> None:
-        """Record judgements that were made elsewhere; who made them is added where need be, without a link.
+    def _known(self) -> Tokens:
+        found = self._tokens
+        if found is None:
+            with self._turn:
+                found = self._tokens = Tokens.read(self._connection)
+        return found
 
-        Args:
-            votes: Who, the number of the pair, and what each axis says of its first picture: 1, 0.5 or 0. Nobody
-                judges a pair twice.
-        """
+    @contextmanager
+    def _changing_tokens(self) -> Iterator[sqlite3.Connection]:
         with self._writing() as connection:
-            now = time.time()
-            for name in dict.fromkeys(name for name, _, _ in votes):
-                connection.execute(
-                    "INSERT OR IGNORE INTO annotators (name, token, made) VALUES (?, ?, ?)",
-                    (name, _hashed(secrets.token_urlsafe(24)), now),
-                )
-            for name, pair, answers in votes:
-                connection.execute("UPDATE pairs SET given = given + 1 WHERE id = ?", (pair,))
-                (shown,) = connection.execute(
-                    "INSERT INTO shown (annotator, pair, swapped, at, state) "
-                    "SELECT id, ?, 0, ?, 'judged' FROM annotators WHERE name = ? RETURNING id",
-                    (pair, now, name),
-                ).fetchone()
-                connection.execute(
-                    "INSERT INTO votes (shown, answers, at, milliseconds) VALUES (?, ?, ?, 0)",
-                    (shown, json.dumps(dict(answers)), now),
-                )
+            self._tokens = None  # who asks now waits for what is written
+            yield connection
 
     # --- judging ----------------------------------------------------------------------------------------------
 
@@ -386,7 +328,3 @@ def _open(connection: sqlite3.Connection, annotator: Annotator) -> int | None:
 def _of_first(value: float, swapped: int) -> float:
     """What an answer about the left picture is worth for the first one of the pair."""
     return 1 - value if swapped else value
-
-
-def _hashed(token: str) -> str:
-    return hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest()

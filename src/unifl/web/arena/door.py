@@ -8,7 +8,8 @@ import math
 from fastapi import Request
 from starlette.exceptions import HTTPException
 
-from unifl.web.arena.database import Annotator, Arena
+from unifl.web.arena.database import Arena
+from unifl.web.arena.people import Annotator
 from unifl.web.arena.security import Limits, SlidingWindow
 
 
@@ -16,7 +17,7 @@ class Door:
     """Tokens become people, or 404, or 429.
 
     Whoever holds a token has a window of their own, so that many people behind one address or one proxy do not wait for
-    each other, nor for somebody there who guesses.
+    each other, nor for somebody there who guesses. Guesses cost no query: tokens that open something are in memory.
 
     Args:
         arena: Whose tokens.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,15 @@ from unifl.data.pictures import check_picture
 from unifl.data.preferences import PreferenceIndex, read_preferences
 from unifl.disk import write_atomically
 from unifl.errors import UserError
+from unifl.randomness import permutation
 from unifl.web.arena.gather import checked_prompt
+from unifl.web.arena.new import TakenVote
 from unifl.web.arena.pairs import Candidate, PairPlan
 
 ANYBODY = "imported"
 """Who judged where data do not say."""
+ANY_AXIS = "overall"
+"""What was compared where data do not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +31,9 @@ class JudgedPairs:
 
     Attributes:
         candidates: Their pictures, under the names that these will have in the arena's folder.
-        pairs: Each once; the first picture won, or nobody, in the first row about it.
-        votes: Who, which pair, and 1, 0.5 or 0 for its first picture; the last one of each person about each pair.
-        said: All that any row says of each pair, as in `votes`.
+        pairs: Each once, on the sides on which the first row about it has its pictures.
+        votes: The last one of each person about each pair, in their order.
+        said: All that any row says of the first picture of each pair: 1, 0.5 or 0.
         repeated: Rows that are not among the votes, because the same person judged the pair again.
         unlabelled: Rows that say nothing of two different pictures.
         axis: What was compared; None where data do not say.
@@ -38,7 +43,7 @@ class JudgedPairs:
 
     candidates: list[Candidate]
     pairs: list[PairPlan]
-    votes: list[tuple[str, int, float]]
+    votes: list[TakenVote]
     said: list[set[float]]
     repeated: int
     unlabelled: int
@@ -85,17 +90,18 @@ def read_judged(data: str | Path, folder: str) -> JudgedPairs:
     axes = sorted({axis for row in range(len(index)) if (axis := index.axes.at(row)) is not None})
     if len(axes) > 1:
         raise UserError(f"{data} holds pairs about {', '.join(axes)}; keep the rows of one axis")
-    reading = _Reading(index, folder)
+    axis = axes[0] if axes else None
+    reading = _Reading(index, folder, axis or ANY_AXIS)
     for row in np.argsort(index.order, kind="stable").tolist():
         reading.take(row)
     return JudgedPairs(
         candidates=reading.candidates,
         pairs=[PairPlan(first=first, second=second) for first, second in reading.pairs],
-        votes=[(who, pair, value) for (who, pair), value in reading.votes.items()],
+        votes=list(reading.votes.values()),
         said=reading.said,
         repeated=len(index) - len(reading.votes),
         unlabelled=index.left_out.read - len(index),
-        axis=axes[0] if axes else None,
+        axis=axis,
         pictures=reading.pictures,
         index=index,
     )
@@ -104,15 +110,17 @@ def read_judged(data: str | Path, folder: str) -> JudgedPairs:
 class _Reading:
     """Rows become pictures, each once, pairs and votes."""
 
-    def __init__(self, index: PreferenceIndex, folder: str) -> None:
-        self._index, self._folder = index, folder
-        self._models = _models(index)
+    def __init__(self, index: PreferenceIndex, folder: str, axis: str) -> None:
+        self._index, self._folder, self._axis = index, folder, axis
+        self._second_won = _second_won(index)
+        self._models = _columns(index, "model_0", "model_1")
+        self._made = _columns(index, "created_at", "milliseconds")
         self._numbers: dict[tuple[str, int], int] = {}
         self._files: dict[int, str] = {}
         self.candidates: list[Candidate] = []
         self.pairs: dict[tuple[int, int], int] = {}
         self.said: list[set[float]] = []
-        self.votes: dict[tuple[str, int], float] = {}
+        self.votes: dict[tuple[str, int], TakenVote] = {}
 
     @property
     def pictures(self) -> dict[str, int]:
@@ -121,16 +129,32 @@ class _Reading:
     def take(self, row: int) -> None:
         index = self._index
         prompt = checked_prompt(index.prompts.at(row) or "", index.name(row))
-        won, lost = self._models[row]
-        winner = self._candidate(prompt, int(index.win[row]), won)
-        loser = self._candidate(prompt, int(index.lose[row]), lost)
-        pair = self.pairs.get((winner, loser), self.pairs.get((loser, winner)))
+        pictures = (int(index.win[row]), int(index.lose[row]))
+        if self._second_won[row]:
+            pictures = pictures[::-1]
+        models = self._models[row]
+        first, second = (self._candidate(prompt, *one) for one in zip(pictures, models, strict=True))
+        value = 0.5 if index.tie[row] else float(not self._second_won[row])
+        pair = self.pairs.get((first, second))
+        if pair is None and (second, first) in self.pairs:
+            pair, value = self.pairs[second, first], 1 - value
         if pair is None:
-            pair = self.pairs[winner, loser] = len(self.pairs)
+            pair = self.pairs[first, second] = len(self.pairs)
             self.said.append(set())
-        value = 0.5 if index.tie[row] else float((winner, loser) in self.pairs)
         self.said[pair].add(value)
-        self.votes[index.users.at(row) or ANYBODY, pair] = value
+        who = index.users.at(row) or ANYBODY
+        self.votes.pop((who, pair), None)  # the later one stands where it was made
+        self.votes[who, pair] = self._vote(row, who, pair, value)
+
+    def _vote(self, row: int, who: str, pair: int, value: float) -> TakenVote:
+        made, took = self._made[row]
+        return TakenVote(
+            who=who,
+            pair=pair,
+            answers={self._axis: value},
+            at=_seconds(made, self._index.name(row)) if made else None,
+            milliseconds=int(took) if took.isascii() and took.isdigit() else 0,
+        )
 
     def _candidate(self, prompt: str, picture: int, model: str) -> int:
         if (prompt, picture) not in self._numbers:
@@ -141,15 +165,43 @@ class _Reading:
         return self._numbers[prompt, picture]
 
 
-def _models(index: PreferenceIndex) -> list[tuple[str, str]]:
-    """Models of winner and loser of each row; tables say which drew the first and the second picture."""
+def _second_won(index: PreferenceIndex) -> list[bool]:
+    """Whether a row shows the winner second. Where data have no sides, they are as good as a coin.
+
+    Were it always the same side, everybody's agreement would count as chance.
+    """
     table = index.table
-    if not {"model_0", "model_1", "label_0", "label_1"} <= table.columns:
-        return [("", "")] * len(index)
-    first, second = table.texts("model_0"), table.texts("model_1")
-    swapped = table.numbers("label_1") > table.numbers("label_0")
-    names = [(first.at(row) or "", second.at(row) or "") for row in index.row.tolist()]
-    return [pair[::-1] if swapped[row] else pair for pair, row in zip(names, index.row.tolist(), strict=True)]
+    if {"label_0", "label_1"} <= table.columns:
+        won = table.numbers("label_1") > table.numbers("label_0")
+        return won[index.row].tolist()
+    if {"best_image_uid", "image_1_uid"} <= table.columns:
+        best, second = table.texts("best_image_uid"), table.texts("image_1_uid")
+        return [best.at(row) == second.at(row) for row in index.row.tolist()]
+    return (permutation(len(index), 0, "imported sides") % 2 == 1).tolist()
+
+
+def _columns(index: PreferenceIndex, first: str, second: str) -> list[tuple[str, str]]:
+    """Texts of two columns; "" where a row or the data have none."""
+    found = []
+    for name in (first, second):
+        texts = index.table.texts(name) if name in index.table.columns else None
+        found.append(["" if texts is None else texts.at(row) or "" for row in index.row.tolist()])
+    return list(zip(*found, strict=True))
+
+
+def _seconds(text: str, place: str) -> float:
+    """Since 1970; times without a zone are UTC, as in Pick-a-Pic.
+
+    Raises:
+        UserError: It is no time.
+    """
+    try:
+        at = datetime.fromisoformat(text)
+        return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError) as error:
+        raise UserError(
+            f"created_at of {place} is {text!r}; write a time as 2026-01-31T12:00:00, or nothing"
+        ) from error
 
 
 def _kind(index: PreferenceIndex, picture: int) -> str:

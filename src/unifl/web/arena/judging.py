@@ -14,8 +14,9 @@ from starlette.exceptions import HTTPException
 
 from unifl.errors import UserError
 from unifl.web.arena.answers import by_htmx, page, root_of
-from unifl.web.arena.database import Annotator, Arena
+from unifl.web.arena.database import Arena
 from unifl.web.arena.door import Door
+from unifl.web.arena.people import Annotator
 
 TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
 """Pictures that browsers show and that cannot hold a script."""

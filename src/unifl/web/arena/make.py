@@ -9,7 +9,7 @@ from pathlib import Path
 from unifl.errors import UserError
 from unifl.web.arena.database import DATABASE, Arena
 from unifl.web.arena.gather import read_folder, require_distinct, take_in
-from unifl.web.arena.judged_pairs import JudgedPairs, read_judged
+from unifl.web.arena.judged_pairs import ANY_AXIS, JudgedPairs, read_judged
 from unifl.web.arena.pairs import Between, Candidate, plan_pairs
 from unifl.web.arena.settings import ArenaSettings
 
@@ -117,10 +117,7 @@ def import_arena(folder: Path, data: str, *, overlap: int, question: str) -> Jud
         UserError: See `read_judged`.
     """
     found = read_judged(data, folder="imported")
-    axis = found.axis or "overall"
-    settings = ArenaSettings(question=question, axes=(axis,), overlap=overlap)
+    settings = ArenaSettings(question=question, axes=(found.axis or ANY_AXIS,), overlap=overlap)
     found.copy(folder)
-    arena = Arena.create(folder, found.candidates, found.pairs, settings)
-    arena.take_votes([(who, pair, {axis: value}) for who, pair, value in found.votes])
-    arena.close()
+    Arena.create(folder, found.candidates, found.pairs, settings, found.votes).close()
     return found

@@ -1,16 +1,13 @@
-"""What came of an arena: win rates, ranks, agreement, and votes as preference data."""
+"""What came of an arena: votes, win rates, ranks, agreement."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from unifl.disk import write_atomically
 from unifl.errors import UserError
 from unifl.metrics import Interval, Ranking, bradley_terry, mean_interval
 from unifl.metrics.agreement import krippendorff_alpha
@@ -18,7 +15,7 @@ from unifl.web.arena.database import Arena
 
 _VOTES = """
 SELECT pairs.id, a.prompt, a.model, b.model, a.file, b.file, a.id, b.id, annotators.name, votes.answers, pairs.gold,
-       votes.milliseconds
+       votes.at, votes.milliseconds
 FROM votes JOIN shown ON shown.id = votes.shown JOIN pairs ON pairs.id = shown.pair
 JOIN pictures AS a ON a.id = pairs.first JOIN pictures AS b ON b.id = pairs.second
 JOIN annotators ON annotators.id = shown.annotator
@@ -28,7 +25,20 @@ WHERE votes.withdrawn = 0 ORDER BY votes.id
 
 @dataclass(frozen=True, kw_only=True)
 class Vote:
-    """One judgement of one pair; answers are 1 where the first picture is better, 0.5 for a tie, 0 otherwise."""
+    """One judgement of one pair.
+
+    Attributes:
+        pair: Number.
+        prompt: Of both pictures.
+        models: That drew the first and the second.
+        files: As seen from the arena's folder.
+        pictures: Numbers.
+        annotator: Name.
+        answers: 1 where the first picture is better, 0.5 for a tie, 0 otherwise, by axis.
+        gold: The known answer; None for a real question.
+        at: When, in seconds since 1970.
+        milliseconds: That it took; 0 where that is not known.
+    """
 
     pair: int
     prompt: str
@@ -38,6 +48,7 @@ class Vote:
     annotator: str
     answers: dict[str, float]
     gold: float | None
+    at: float
     milliseconds: int
 
 
@@ -75,7 +86,8 @@ def read_votes(arena: Arena) -> Iterator[Vote]:
             annotator=row[8],
             answers=json.loads(row[9]),
             gold=row[10],
-            milliseconds=row[11],
+            at=row[11],
+            milliseconds=row[12],
         )
 
 
@@ -85,7 +97,7 @@ def read_results(arena: Arena, axis: str | None = None) -> ArenaResults:
     Raises:
         UserError: An axis that is not asked for.
     """
-    axis = _known_axis(arena, axis)
+    axis = known_axis(arena, axis)
     every = list(read_votes(arena))
     votes = [vote for vote in every if vote.gold is None]
     known = [vote for vote in every if vote.gold is not None and arena.settings.gold_axis in (None, axis)]
@@ -100,64 +112,17 @@ def read_results(arena: Arena, axis: str | None = None) -> ArenaResults:
     )
 
 
-def export_votes(arena: Arena, path: str | Path, *, axis: str | None = None) -> int:
-    """Write every vote as a row with Pick-a-Pic's columns, which `unifl preferences` and recipes read.
-
-    Files are named as seen from the folder of the export.
-
-    Returns:
-        Number of rows.
+def known_axis(arena: Arena, axis: str | None) -> str:
+    """An axis that is asked for, the first by default.
 
     Raises:
-        UserError: An axis that is not asked for.
+        UserError: Another one.
     """
-    path = Path(path)
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in vote_rows(arena, path.parent, axis)]
-    write_atomically(path, "".join(lines).encode(errors="surrogatepass"))
-    return len(lines)
-
-
-def vote_rows(arena: Arena, folder: Path, axis: str | None = None) -> list[dict[str, Any]]:
-    """What `export_votes` writes into a file of a folder.
-
-    Raises:
-        UserError: An axis that is not asked for.
-    """
-    axis = _known_axis(arena, axis)
-    return [_row(vote, arena.folder, folder, axis) for vote in read_votes(arena) if vote.gold is None]
-
-
-def _known_axis(arena: Arena, axis: str | None) -> str:
     if axis is not None and axis not in arena.settings.axes:
         raise UserError(
             f"this arena asks for {', '.join(arena.settings.axes)}, not for {axis!r}; name one of these"
         )
     return arena.settings.axes[0] if axis is None else axis
-
-
-def _row(vote: Vote, arena: Path, folder: Path, axis: str) -> dict[str, Any]:
-    first, second = ((arena / file).resolve() for file in vote.files)
-    label = vote.answers[axis]
-    return {
-        "caption": vote.prompt,
-        "jpg_0": _relative(first, folder),
-        "jpg_1": _relative(second, folder),
-        "label_0": label,
-        "label_1": 1 - label,
-        "image_0_uid": str(vote.pictures[0]),
-        "image_1_uid": str(vote.pictures[1]),
-        "model_0": vote.models[0],
-        "model_1": vote.models[1],
-        "user_id": vote.annotator,
-        "axis": axis,
-    }
-
-
-def _relative(path: Path, folder: Path) -> str:
-    try:
-        return str(path.relative_to(folder.resolve()))
-    except ValueError:
-        return str(path)
 
 
 def _wins(votes: list[Vote], axis: str) -> dict[tuple[str, str], Interval]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import uvicorn
@@ -13,6 +14,7 @@ from unifl.web.arena.database import Arena
 from unifl.web.listening import listen
 
 _AT_ONCE = 1000  # connections; more are told to come back
+_FILES = 500  # that the process may have open beside its connections
 
 
 def configured(app: ASGIApp, *, root_path: str = "", proxy: str | None = None) -> uvicorn.Config:
@@ -58,6 +60,19 @@ def serve(
         UserError: An address that cannot be had, or htmx is not installed.
     """
     config = configured(make_app(arena, url=url), root_path=root_path, proxy=proxy)
+    allow_files(Connection.most + _FILES)
     with listen(host, port) as listener:
         ready(listener.getsockname()[1])
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def allow_files(number: int) -> None:
+    """Let this process open so many files, as far as the system lets it; many systems begin with 1,024."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = number if hard == resource.RLIM_INFINITY else min(number, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))

@@ -67,8 +67,13 @@
     }
   }
 
+  // a long text is read on by the key that says Same elsewhere
+  const scrolls = (place) => place.id === "prompt" && place.scrollHeight > place.clientHeight;
+
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || !judge()) return;
+    if (event.key === "ArrowDown" && scrolls(event.target)) return;
+    if (event.key === "Enter" && event.repeat) event.preventDefault(); // held on a button, it would judge pair after pair
     const said = ANSWERS[event.key];
     const isUndo = event.key === "u" || event.key === "U";
     const isSend = event.key === "Enter" && document.getElementById("send") && !event.target.closest("button, input");
