@@ -28,6 +28,8 @@ from unifl.disk import require_writable, write_atomically
 from unifl.errors import UserError
 
 METADATA = "metadata.jsonl"
+SETTINGS = "generate.json"
+"""What `unifl generate` was asked for, in the folder that it draws into; METADATA comes last there."""
 
 
 @dataclass(frozen=True)
