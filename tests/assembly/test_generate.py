@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 from unifl.assembly import generate as generating
-from unifl.assembly.drawing import SETTINGS, Drawing
+from unifl.assembly.drawing import Drawing
 from unifl.assembly.generate import generate_pictures
 from unifl.assembly.open_model import open_model
 from unifl.assembly.picture_features import find_pictures
+from unifl.data.store import SETTINGS
 from unifl.errors import UserError
 from unifl.evaluation.grid import to_pil
 from unifl.sampling import sample

@@ -16,13 +16,13 @@ from torch import Tensor
 from unifl import config as configs
 from unifl.assembly.evaluate import weights_sha256
 from unifl.assembly.open_model import Opened
-from unifl.data.store import METADATA
+from unifl.data.store import METADATA, SETTINGS
 from unifl.disk import write_atomically
 from unifl.errors import UserError
 from unifl.metrics.result import prompts_sha256
 from unifl.models.user import UserRoles
 
-SETTINGS, GRID = "generate.json", "grid.png"
+GRID = "grid.png"
 _FORMAT = 1
 
 

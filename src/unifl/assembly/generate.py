@@ -15,9 +15,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from unifl.assembly.drawing import GRID, SETTINGS, Drawing
+from unifl.assembly.drawing import GRID, Drawing
 from unifl.assembly.open_model import Opened
-from unifl.data.store import METADATA
+from unifl.data.store import METADATA, SETTINGS
 from unifl.disk import require_free_space, require_writable, write_atomically
 from unifl.errors import UserError
 from unifl.evaluation.grid import picture_grid, to_pil

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from unifl.assembly.drawing import SETTINGS
 from unifl.data.pictures import check_picture, read_picture, to_tensor
-from unifl.data.store import METADATA
+from unifl.data.store import METADATA, SETTINGS
 from unifl.data.text_files import numbered_rows, read_text
 from unifl.disk import read_arrays, write_atomically
 from unifl.errors import UserError

@@ -28,6 +28,8 @@ from unifl.disk import require_writable, write_atomically
 from unifl.errors import UserError
 
 METADATA = "metadata.jsonl"
+SETTINGS = "generate.json"
+"""Says how the pictures of a folder are drawn; there before the first of them."""
 
 
 @dataclass(frozen=True)
