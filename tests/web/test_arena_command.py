@@ -78,6 +78,17 @@ def test_from_folders_to_an_export_and_back(unifl, tmp_path):
     imported.close()
 
 
+def test_an_export_with_pictures_goes_anywhere(unifl, tmp_path):
+    unifl("make", "arena", "--pictures", "before", "--pictures", "after")
+    judged(tmp_path / "arena").close()
+    assert "2 votes in votes.parquet" in said(unifl("export", "arena", "votes.parquet"))
+    (tmp_path / "arena").rename(tmp_path / "elsewhere")
+    again = unifl("import", "again", "votes.parquet")
+    assert again.exit_code == 0 and "2 votes on 2 pairs" in said(again), again.output
+    assert unifl("export", "again", "again.parquet").exit_code == 0
+    assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / "votes.parquet").read_bytes()
+
+
 def test_results_are_told_whatever_people_and_models_are_called(unifl, tmp_path):
     unifl("make", "arena", "--pictures", "[/b]old=before", "--pictures", "[red]new=after")
     empty = unifl("results", "arena")

@@ -137,6 +137,24 @@ def test_pictures_that_are_equal_are_said_to_be(make_arena, tmp_path):
         assert len(index) == 0 and index.left_out.identical == 1
 
 
+def test_models_that_drew_the_very_same_keep_their_names(make_arena, tmp_path):
+    arena = make_arena(prompts=1, models=("base", "good", "better"))
+    files = {model: arena.folder / file for model, file in arena.rows("SELECT model, file FROM pictures")}
+    files["better"].write_bytes(files["good"].read_bytes())
+    person = arena.annotator(arena.add_annotator("ann"))
+    while (shown := arena.next(person)) is not None:
+        arena.vote(person, shown.id, {"overall": "left"})
+    before = table(arena, tmp_path / "before.parquet")
+    import_arena(tmp_path / "again", str(tmp_path / "before.parquet"), overlap=1, question="Which?")
+    again = Arena(tmp_path / "again", look_only=True)
+    after = table(again, tmp_path / "after.parquet")
+    again.close()
+    kept = [row for row in before.to_pylist() if row["are_different"]]
+    assert len(kept) == 2  # of three; nothing can be learnt from the other
+    for one, other in zip(kept, after.to_pylist(), strict=True):
+        assert [one[f"model_{n}"] for n in (0, 1)] == [other[f"model_{n}"] for n in (0, 1)]
+
+
 def decoded(value):
     return Image.open(io.BytesIO(value)).convert("RGB")
 

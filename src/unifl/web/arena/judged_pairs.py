@@ -115,7 +115,7 @@ class _Reading:
         self._second_won = _second_won(index)
         self._models = _columns(index, "model_0", "model_1")
         self._made = _columns(index, "created_at", "milliseconds")
-        self._numbers: dict[tuple[str, int], int] = {}
+        self._numbers: dict[tuple[str, int, str], int] = {}
         self._files: dict[int, str] = {}
         self.candidates: list[Candidate] = []
         self.pairs: dict[tuple[int, int], int] = {}
@@ -157,12 +157,13 @@ class _Reading:
         )
 
     def _candidate(self, prompt: str, picture: int, model: str) -> int:
-        if (prompt, picture) not in self._numbers:
+        shown = (prompt, picture, model)  # two models may have drawn the very same
+        if shown not in self._numbers:
             if picture not in self._files:
                 self._files[picture] = f"{self._folder}/{picture:06d}.{_kind(self._index, picture)}"
-            self._numbers[prompt, picture] = len(self.candidates)
+            self._numbers[shown] = len(self.candidates)
             self.candidates.append(Candidate(prompt=prompt, file=self._files[picture], model=model))
-        return self._numbers[prompt, picture]
+        return self._numbers[shown]
 
 
 def _second_won(index: PreferenceIndex) -> list[bool]:
