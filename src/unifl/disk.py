@@ -70,12 +70,12 @@ def claimed(folder: str | Path) -> Iterator[None]:
         folder: Made where it is not there; the lock is its file `.lock`.
 
     Raises:
-        UserError: Another process has it.
+        UserError: Another process has it, or it cannot be written to.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    lock = Path(folder) / ".lock"
+    require_writable(lock)
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(lock, timeout=0):
             yield
     except Timeout:
         raise UserError(

@@ -23,6 +23,7 @@ from unifl.reproduce.unifl_trainings import trainings as unifl_trainings
 from unifl.world.assets import load_judge
 
 DOCS = Path(__file__).parents[2] / "docs"
+CHOICE = DOCS.parent / "benchmarks" / "results" / "audit_choice.json"
 PROMPTS = 50
 ALL = (*runs.HACKED, *runs.SOUND)
 
@@ -199,6 +200,14 @@ def test_the_committed_results_are_those_of_the_committed_scores():
         least = figures[f"gold: {name}, kept"] / figures[f"gold: {name}, best"]
         share = f"{least:.2%}".replace("%", " %")
         assert f"| {sum(reached)} of {len(reached)} | {share} (`{name}`) |" in page
+
+
+@pytest.mark.skipif(not CHOICE.is_file(), reason="no benchmarks in this copy")
+def test_the_page_says_how_far_a_choice_hangs_on_the_prompts():
+    another = json.loads(CHOICE.read_text())["another"]
+    page = " ".join((DOCS / "audit.md").read_text().split())
+    assert f"{100 * another['64']:.0f} % of the choices from 64 of 1,024 prompts" in page
+    assert f"and {100 * another['512']:.0f} % of those from 512" in page
 
 
 @pytest.mark.slow

@@ -190,6 +190,7 @@ def test_files_of_a_run(tmp_path):
     assert calls == [["a", "b", "c"]] * 3  # before the first step, and twice
     names = sorted(path.name for path in tmp_path.iterdir())
     expected = [
+        ".lock",
         "checkpoint-12",
         "checkpoint-8",
         "config.yaml",
