@@ -36,8 +36,6 @@ from unifl.data.text_files import json_rows, read_text
 from unifl.disk import damage_as_value_error, read_arrays
 from unifl.errors import UserError
 
-ANNOTATIONS = ("masks", "semantic")
-
 
 @runtime_checkable
 class AnnotatedSource(Protocol):
