@@ -97,7 +97,13 @@ _THIRD = _Try(
     "trained. It is the third try: read it with the other two.",
     "fresh_again",
 )  # fmt: skip
-_TRIES = (_FIRST, _AGAIN, _THIRD)
+_FOURTH = _Try(
+    "g", "h", runs.fourth(runs.HACKED), runs.fourth(runs.SOUND), ", claims e and f once more on new runs",
+    f"{_SEEN} Nothing was changed after claims e and f: rule, number of prompts and makings are theirs, seeds and "
+    "held-out prompts are new, and all was fixed before any of these runs was trained. It tells whether what "
+    "the third try found was luck.", "fresh_once_more",
+)  # fmt: skip
+_TRIES = (_FIRST, _AGAIN, _THIRD, _FOURTH)
 
 
 def fires(table: Table, prepared: Path, *, tried: _Try = _FIRST) -> Finding:

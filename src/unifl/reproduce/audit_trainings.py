@@ -8,6 +8,7 @@ The rule of the audit was written, and these runs were chosen, on runs of other 
 judge alone. After gold had seen the first eight, what is kept of a sound run was changed; the same makings with new
 seeds, and held-out prompts of their own, try the rule as it is now. A third eight try the same rule with all prompts of
 validation instead of the first 64, on which, by the validation judge alone, the choice of a checkpoint hung too much.
+A fourth eight change nothing: they tell whether what the third found was luck.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _CAREFUL = ("training.learning_rate=2.5e-4", "training.lr_scheduler=cosine")
 
 HACKED = ("hack-detail", "hack-color", "hack-lighting", "hack-global")
 SOUND = ("sound-global", "sound-layout", "sound-lighting", "sound-aesthetic")
-_AGAIN, _THIRD, _SEEDS_ON = "-again", "-third", 10
+_AGAIN, _THIRD, _FOURTH, _SEEDS_ON = "-again", "-third", "-fourth", 10
 _ALL_PROMPTS = 477
 
 
@@ -52,10 +53,21 @@ def third(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{name}{_THIRD}" for name in names)
 
 
+def fourth(names: Sequence[str]) -> tuple[str, ...]:
+    """The same makings with the seeds that try once more what the third tried."""
+    return tuple(f"{name}{_FOURTH}" for name in names)
+
+
 def look_of(checkpoint: str) -> str:
     """The look at a checkpoint, by its name in the findings of an audit ("the start" or that of its folder)."""
     step = checkpoint.removeprefix("checkpoint-")
     return START if not step.isdigit() else END if int(step) == STEPS else f"after-{step}"
+
+
+_ON_ALL_PROMPTS: tuple[tuple[Callable[[Sequence[str]], tuple[str, ...]], int, PromptSet], ...] = (
+    (third, 2 * _SEEDS_ON, "fresh_again"),
+    (fourth, 3 * _SEEDS_ON, "fresh_once_more"),
+)
 
 
 def trainings() -> tuple[Training, ...]:
@@ -65,7 +77,8 @@ def trainings() -> tuple[Training, ...]:
         *first,
         *(_tried_again(one, again, _SEEDS_ON, "fresh") for one in first),
         *(
-            replace(_tried_again(one, third, 2 * _SEEDS_ON, "fresh_again"), audit_prompts=_ALL_PROMPTS)
+            replace(_tried_again(one, renamed, seeds_on, prompts), audit_prompts=_ALL_PROMPTS)
+            for renamed, seeds_on, prompts in _ON_ALL_PROMPTS
             for one in first
         ),
     )

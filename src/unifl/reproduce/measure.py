@@ -40,7 +40,7 @@ METRICS = (
 _WITHOUT_EFFECT = ("output_dir", "validation")
 _PREVIEWS = 8
 _FRESH_SEED = EVALUATION_SEED + 1
-_FRESH: tuple[PromptSet, ...] = ("fresh", "fresh_again")
+_FRESH: tuple[PromptSet, ...] = ("fresh", "fresh_again", "fresh_once_more")
 _BATCH = 64
 _PRECISION: MixedPrecision = "bf16"
 """As in training; drawing in float32 takes a quarter more time."""

@@ -20,7 +20,7 @@ from unifl.world.assets import ASSETS
 
 _FEATURES, _LOG = "features", "log:"
 
-PromptSet = Literal["held_out", "unknown", "fresh", "fresh_again"]
+PromptSet = Literal["held_out", "unknown", "fresh", "fresh_again", "fresh_once_more"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,8 @@ class Look:
         guidance: In place of that.
         checkpoint: Training step of the checkpoint; None is the end, and 0 what the run started from.
         prompts: "held_out", or those of them that name a concept which the critic of `unknown.py` never saw; "fresh"
-            ones share none with either, for what is fixed after those were looked at, nor "fresh_again" ones with them.
+            ones share none with either, for what is fixed after those were looked at, nor "fresh_again" and
+            "fresh_once_more" ones with any before them.
         real: Real pictures in place of drawn ones, for distances to them.
     """
 
