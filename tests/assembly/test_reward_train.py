@@ -192,7 +192,7 @@ def test_mistakes_are_told_before_work(trained, pairs, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("x")
     train = [
-        (settings(), pairs, folder, "holds a trained reward model"),
+        (settings(), pairs, folder, "a reward model whose training is complete"),
         (settings(), pairs, tmp_path / "full", "is not empty"),
         (settings(policy={"folder": str(tmp_path)}), pairs, tmp_path / "a", "draw samples of the policy"),
     ]

@@ -49,6 +49,16 @@ def test_a_suite_is_scored_by_category_and_three_models_are_ranked(workspace, un
     assert "sharpness, Animals" in page
 
 
+def test_one_prompt_alone_is_told_to_have_no_interval(workspace, unifl):
+    for name, prompts in (("one.txt", "a circle"), ("two.txt", "a circle\na square")):
+        (workspace / name).write_text(prompts)
+        result = unifl(
+            "evaluate", "tiny@1", "--prompts", name, "--score", "sharpness", "--seeds", "1", "--out", name[:3]
+        )
+        assert result.exit_code == 0, result.output
+        assert ("one prompt says nothing of others" in " ".join(result.output.split())) == (name == "one.txt")
+
+
 def test_an_evaluation_goes_on_with_the_batches_that_it_has(workspace, unifl, suite, monkeypatch):
     from unifl.assembly.evaluate import Candidate
 
@@ -275,7 +285,13 @@ def test_geneval_by_a_tiny_detector(workspace, unifl):
         },
     ]
     (workspace / "evaluation_metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    arguments = ["evaluate", "tiny@1", "--prompts", "evaluation_metadata.jsonl", "--detector", "detector"]
+    plain = ["evaluate", "tiny@1", "--prompts", "evaluation_metadata.jsonl"]
+    without = unifl(*plain)
+    assert without.exit_code == 2 and "--detector MODEL for those of GenEval" in " ".join(
+        without.output.split()
+    )
+    assert not (workspace / "runs/evaluation").exists()
+    arguments = [*plain, "--detector", "detector"]
     result = unifl(
         *arguments, "--color-model", "world:palette", "--seeds", "2", "--threshold", "0.05", "--out", "out"
     )

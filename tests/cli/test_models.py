@@ -75,6 +75,8 @@ def test_evaluate_compare_and_report(run, workspace, unifl):
     wrong = unifl("compare", "refl@3", "base@2", "--scores", "figures")
     assert wrong.exit_code == 2
     assert "no scores of 'refl@3'; there are: base@2, refl@2" in wrong.stderr
+    nowhere = unifl("compare", "refl@2", "base@2", "--scores", "figurse")
+    assert nowhere.exit_code == 2 and "there is no folder figurse" in nowhere.stderr
 
     (workspace / "other_judge.py").write_text("from assembly_toy import Reader as Other\n")
     alone = unifl(

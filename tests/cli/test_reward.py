@@ -43,7 +43,7 @@ def test_a_reward_is_trained_scored_with_and_evaluated(workspace, unifl):
     scored = unifl("score", "drawn", "mine")
     assert scored.exit_code == 0, scored.output
     again = unifl("reward", "train", "pairs", "--out", "mine", *QUICK)
-    assert again.exit_code == 2 and "holds a trained reward model" in " ".join(again.output.split())
+    assert again.exit_code == 2 and "whose training is complete" in " ".join(again.output.split())
 
 
 def test_settings_come_from_a_file_and_mistakes_are_one_line(workspace, unifl):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -44,6 +45,18 @@ def make(tmp_path):
     yield build
     for arena in made:
         arena.close()
+
+
+def test_a_full_disk_ends_in_one_line_and_leaves_the_folder_free(tmp_path):
+    found = candidates()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))  # whatever is written now fails, as on a full disk
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*\(disk I/O error\); make room"):
+            Arena.create(tmp_path / "arena", found, plan_pairs(found))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    Arena.create(tmp_path / "arena", found, plan_pairs(found)).close()
 
 
 def join(arena, name):

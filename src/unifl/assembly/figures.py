@@ -102,7 +102,8 @@ def measure(
         against_first: Compare every model with the first one; otherwise the first with each of the others.
         metric: What decides a pair; None is "overall", or the first of the readings.
         progress: Called with (id, pictures done, pictures in all).
-        tell: Called with a line that says how many prompts of a file are taken, where these are not all.
+        tell: Called with a line that says how many prompts of a file are taken, where these are not all, and that one
+            alone has no interval.
 
     Raises:
         UserError: No such model, prompts or judge; two models of one id; prompts that the judge cannot read.
@@ -113,7 +114,11 @@ def measure(
     world = request.judge.startswith(resolve.WORLD) and not readings.asked
     suite = _suite(request, specs, tell)
     prompts = suite.prompts
-    counts = object_numbers(prompts) if world else None
+    counts = _object_numbers(prompts, request.judge) if world else None
+    if tell is not None and len(prompts) == 1:
+        tell(
+            "one prompt says nothing of others: intervals over prompts take two or more, and these have no width"
+        )
     judge: Judge
     reference = None
     if readings.asked:
@@ -178,6 +183,21 @@ def _suite(request: Request, specs: Sequence[str], tell: Callable[[str], None] |
     if tell is not None and len(suite.entries) < len(whole.entries):
         tell(f"{len(suite.entries)} of {len(whole.entries)} prompts of {source}")
     return suite
+
+
+def _object_numbers(prompts: Sequence[str], judge: str) -> list[int]:
+    """Objects that each prompt of the embedded world names.
+
+    Raises:
+        UserError: Other prompts.
+    """
+    try:
+        return object_numbers(prompts)
+    except UserError as error:
+        raise UserError(
+            f"{judge} judges prompts of the embedded world alone ({error}); name what judges these: --score SCORER, "
+            "--detector MODEL for those of GenEval, or another --judge"
+        ) from error
 
 
 def _candidates(

@@ -246,7 +246,10 @@ def _refuse_others(config: RewardTrainConfig, data: str, folder: Path) -> None:
     """Find that a folder is new, or about this training; nothing is written."""
     path = folder / CONFIG
     if is_reward_model(folder):
-        raise UserError(f"{folder} holds a trained reward model; name another folder, or remove it")
+        raise UserError(
+            f"{folder} holds a reward model whose training is complete (what it is worth is in {EVALUATION}); name "
+            "another folder to train one more"
+        )
     if path.is_file():
         if path.read_text(encoding="utf-8") != _settings(config, data):
             raise UserError(

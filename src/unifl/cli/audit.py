@@ -76,7 +76,9 @@ def audit(
         with picture_bar() as bar:
             found = audit_run(run, request, progress=bar)
     except KeyboardInterrupt:
-        raise interrupted(f"what was drawn is kept; go on with: {this_command()}") from None
+        raise interrupted(
+            f"checkpoints that were drawn whole are kept; go on with: {this_command()}"
+        ) from None
     out.print(f"{found.outcome.verdict}: {found.outcome.reason}", highlight=False, soft_wrap=True)
     page = (folder or run / FOLDER) / PAGE
     out.print(f"the page is {page}", highlight=False, soft_wrap=True)

@@ -40,8 +40,12 @@ def compare_stored(a: str, b: str, folder: Path, metric: str) -> Comparison:
     """Compare two models by the scores that an evaluation has left in a folder.
 
     Raises:
-        UserError: There are no scores of one of them, or other prompts, seeds or judges stand behind them.
+        UserError: No such folder, no scores of one of them, or other prompts, seeds or judges stand behind them.
     """
+    if not folder.is_dir():
+        raise UserError(
+            f"there is no folder {folder}; check the path, or evaluate the two first: unifl compare A B"
+        )
     there = {decode_id(path.stem): path for path in sorted(folder.glob("scores/*.npz"))}
     for name in (a, b):
         if name not in there:

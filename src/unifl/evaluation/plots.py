@@ -22,6 +22,8 @@ from unifl.evaluation.audit import Audit, Curve
 NUM_COLORS = 8
 _INK, _LINE = "#010203", "#010204"
 _SERIES = [f"#0102{index + 16:02x}" for index in range(NUM_COLORS)]
+_STYLES = (("-", ""), ("--", " (dashed)"), (":", " (dotted)"))
+"""Of lines, and how the legend calls them: for those of the first eight colours, of the next, and of the rest."""
 _VARIABLES = {_INK: "var(--muted)", _LINE: "var(--line)"} | {
     color: f"var(--s{index + 1})" for index, color in enumerate(_SERIES)
 }
@@ -48,7 +50,7 @@ _RC = {
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing with its title and legend; legend entries are (colour number from 1, text)."""
+    """A drawing with its title and legend; legend entries are (colour number from 1, text), with the line's style."""
 
     title: str
     svg: str
@@ -60,7 +62,7 @@ def line_chart(title: str, curves: Sequence[Curve], *, width: float = 4.4, heigh
 
     Args:
         title: shown above the chart by the page; also makes the ids inside the SVG unique.
-        curves: at most 8 of them keep different colours.
+        curves: beyond the first 8, colours return with dashes, then with dots.
         width: inches at 72 px.
         height: inches.
     """
@@ -81,18 +83,11 @@ def audit_chart(title: str, audit: Audit, *, width: float = 12.0, height: float 
         _draw(right, audit.validation, first_color=len(audit.rewards))
         names = ("what training maximises: reward", "what it should improve: validation judge")
         for axes, name in zip((left, right), names, strict=True):
-            axes.set_title(name, loc="left", fontsize=9.5)
+            axes.set_title(
+                f"{name}, best at step {audit.best_step}" if axes is right else name, loc="left", fontsize=9.5
+            )
             axes.set_xlabel("training step")
             axes.axvline(audit.best_step, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
-        late = audit.best_step > sum(right.get_xlim()) / 2  # the note goes where there is room for it
-        right.annotate(
-            f"best step {audit.best_step}",
-            (audit.best_step, 0.03),
-            xycoords=("data", "axes fraction"),
-            xytext=(-5 if late else 5, 0),
-            textcoords="offset points",
-            ha="right" if late else "left",
-        )
         return Chart(title, _svg(figure, title), _legend((*audit.rewards, *audit.validation)))
 
 
@@ -142,13 +137,15 @@ def smooth(values: Sequence[float]) -> list[float]:
 
 def _draw(axes: Axes, curves: Sequence[Curve], *, first_color: int) -> None:
     for index, curve in enumerate(curves):
-        color = _SERIES[(first_color + index) % NUM_COLORS]
+        color, style = _look(first_color + index)
         noisy = _is_noisy(curve)
         if noisy:
             axes.plot(curve.steps, curve.values, color=color, linewidth=0.8, alpha=0.3)
         marker = "o" if len(curve.values) <= 12 else ""
         values = smooth(curve.values) if noisy else curve.values
-        axes.plot(curve.steps, values, color=color, linewidth=1.8, marker=marker, markersize=3.5)
+        axes.plot(
+            curve.steps, values, color=color, linestyle=style, linewidth=1.8, marker=marker, markersize=3.5
+        )
     if _spans_decades(curves):
         axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -171,7 +168,18 @@ def _spans_decades(curves: Sequence[Curve]) -> bool:
 
 
 def _legend(curves: Sequence[Curve]) -> tuple[tuple[int, str], ...]:
-    return tuple((i % NUM_COLORS + 1, curve.name) for i, curve in enumerate(curves))
+    names = [f"{curve.name}{_STYLES[_turn(i)][1]}" for i, curve in enumerate(curves)]
+    return tuple((i % NUM_COLORS + 1, name) for i, name in enumerate(names))
+
+
+def _look(index: int) -> tuple[str, str]:
+    """Colour and line style of a series."""
+    return _SERIES[index % NUM_COLORS], _STYLES[_turn(index)][0]
+
+
+def _turn(index: int) -> int:
+    """How often the colours have been used up; what comes after the last style looks like it."""
+    return min(index // NUM_COLORS, len(_STYLES) - 1)
 
 
 def _svg(figure: Figure, title: str) -> str:

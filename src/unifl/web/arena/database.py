@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from unifl.errors import UserError
 from unifl.web.arena import people
-from unifl.web.arena.file import connected, read_settings
+from unifl.web.arena.file import cannot_write, connected, read_settings
 from unifl.web.arena.giving import HAD, JUDGED, give, give_back
 from unifl.web.arena.new import TakenVote, write_new
 from unifl.web.arena.pairs import Candidate, PairPlan
@@ -109,7 +109,7 @@ class Arena:
             votes: That were made elsewhere, in their order; nobody judges a pair twice.
 
         Raises:
-            UserError: There is an arena already, or there are no pairs.
+            UserError: There is an arena already, there are no pairs, or it cannot be written (a full disk).
         """
         path = Path(folder) / DATABASE
         if path.exists():
@@ -119,7 +119,10 @@ class Arena:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".new")
         unfinished.unlink(missing_ok=True)
-        write_new(unfinished, candidates, pairs, settings or ArenaSettings(), votes)
+        try:
+            write_new(unfinished, candidates, pairs, settings or ArenaSettings(), votes)
+        except sqlite3.OperationalError as error:
+            raise cannot_write(path, error) from error
         unfinished.rename(path)
         return cls(folder)
 

@@ -40,17 +40,25 @@ def connected(path: Path) -> sqlite3.Connection:
     """A connection whose commits are on the disk when they return.
 
     Raises:
-        UserError: No database.
+        UserError: No database, or a disk that is full or may not be written to.
     """
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
+    except sqlite3.OperationalError as error:
+        connection.close()
+        raise cannot_write(path, error) from error
     except sqlite3.DatabaseError as error:
         connection.close()
         raise UserError(f"{path} is no database, or damaged ({error}); restore it from a copy") from error
     return connection
+
+
+def cannot_write(path: Path, error: sqlite3.OperationalError) -> UserError:
+    """What to say of a disk that SQLite cannot work on."""
+    return UserError(f"cannot write {path} ({error}); make room on its disk, or check its rights")
 
 
 def read_settings(connection: sqlite3.Connection, path: Path) -> ArenaSettings:
