@@ -6,12 +6,14 @@ import pytest
 import torch
 from assembly_toy import PROMPTS, SAMPLES, Reader
 
-from unifl.assembly.evaluate import Candidate, evaluate_models, object_numbers, weights_sha256
+from unifl.assembly.evaluate import Candidate, evaluate_models, object_numbers
+from unifl.assembly.model_hash import weights_sha256
 from unifl.assembly.recipe import SamplingConfig
 from unifl.errors import UserError
 from unifl.evaluation import ModelResult
 from unifl.metrics import read_result
 from unifl.models import LoraTraining, make_generator, save_lora
+from unifl.process import ConsistencySampler
 from unifl.testing import tiny_pipeline
 
 
@@ -145,7 +147,7 @@ def test_scores_of_another_judge_are_not_taken_for_those_of_this_one(evaluate, t
     evaluate("mine@2", judge_name="gold")
     _, drawn = evaluate("base@2", "mine@2", judge_name="gold", pairs=[("mine@2", "base@2")])
     assert drawn == {"base@2"}
-    judges = {path.stem: ModelResult.load(path).origin.judge for path in tmp_path.glob("scores/*")}
+    judges = {path.stem: ModelResult.load(path).origin.judge for path in tmp_path.glob("scores/*.npz")}
     assert judges == {"base@2": "gold", "mine@2": "gold"}
 
 
@@ -167,6 +169,7 @@ def test_an_interrupted_evaluation_goes_on_after_the_last_finished_model(evaluat
     "change",
     [
         {"sampling": {"sampling": SamplingConfig(num_steps=2, guidance=1.0, negative_prompt="blurry")}},
+        {"sampling": {"sampling": SamplingConfig(num_steps=2, consistency=ConsistencySampler(kind="tcd"))}},
         {"diversity_prompts": 2},
         {"object_counts": [1, 1, 2, 2]},
     ],
@@ -178,6 +181,27 @@ def test_scores_are_not_used_again_after_a_change_that_result_json_does_not_show
     assert drawn == {"base@2"}
     _, drawn = evaluate("base@2", **change)
     assert drawn == set()
+
+
+def test_scores_are_not_used_again_after_another_gamma_or_a_mended_scheduler(evaluate, generator):
+    def sampled(gamma):
+        sampler = ConsistencySampler(kind="tcd", gamma=gamma)
+        return {"sampling": {"sampling": SamplingConfig(num_steps=2, consistency=sampler)}}
+
+    evaluate("base@2", **sampled(0.3))
+    assert evaluate("base@2", **sampled(0.3))[1] == set()
+    assert evaluate("base@2", **sampled(0.4))[1] == {"base@2"}
+    generator.kind = "v_prediction"
+    assert evaluate("base@2", **sampled(0.4))[1] == {"base@2"}
+
+
+def test_two_evaluations_in_one_folder_do_not_mix(evaluate):
+    def another(name):
+        with pytest.raises(UserError, match="another process works in"):
+            evaluate("base@2", sampling={"sampling": SamplingConfig(num_steps=2, guidance=5.0)})
+
+    done, drawn = evaluate("base@2", on_picture=another)
+    assert drawn == {"base@2"} and done.models["base@2"].origin.drawn["guidance"] == 1.0
 
 
 def test_comparisons_are_those_of_the_call_and_by_the_metric_that_was_asked_for(evaluate):

@@ -8,7 +8,9 @@ import torch
 from unifl.assembly import resolve
 from unifl.assembly.fingerprint import fingerprint
 from unifl.assembly.part import Part
+from unifl.data.suites import Entry, Question, Suite
 from unifl.evaluation import GoldJudge
+from unifl.evaluation.dpg import QuestionGraph
 from unifl.feedback import NetworkFeedback, as_feedback
 from unifl.feedback.networks import RewardNetwork, save_family
 from unifl.feedback.preprocessing import Preprocessing
@@ -119,3 +121,25 @@ def test_a_judge_behind_a_service_counts_by_what_it_is_asked():
         return fingerprint(open_scorer("chat", **given), "scorer:chat")
 
     assert opened() == opened(timeout=3) and len({opened(), opened(asks="shows"), opened(weights="n")}) == 3
+
+
+class Answers:
+    """Somebody in another process, who says which model it is."""
+
+    name, space, differentiable, needs, range = "known", "pixel", False, frozenset({"prompt"}), (0.0, 1.0)
+
+    def __init__(self, said):
+        self.fingerprint = said
+
+    def __call__(self, images, prompts):
+        return images.mean((1, 2, 3))
+
+
+def test_of_questions_these_count_and_who_answers_them():
+    def asks(text, answers):
+        suite = Suite("dpg", (Entry("a cat", questions=(Question(1, text),)),))
+        return fingerprint(QuestionGraph(suite, answers), "mine")
+
+    one, two = Answers("one"), Answers("two")
+    assert asks("cat?", one) == asks("cat?", Answers("one"))
+    assert len({asks("cat?", one), asks("dog?", one), asks("cat?", two)}) == 3

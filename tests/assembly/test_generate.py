@@ -54,7 +54,7 @@ def drawn(monkeypatch):
 
 
 def _files(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
 
 
 def _stop_at(number):
@@ -201,3 +201,37 @@ def test_the_grid_shows_the_first_few(model, whole, tmp_path):
         scale = 192 // 32
         cell = 32 * scale + 6
         assert many.width - few.width == 6 * cell and many.height - few.height == 19 * cell
+
+
+def test_another_call_in_the_same_folder_is_refused(model, tmp_path):
+    other = replace(model, sampling=replace(model.sampling, guidance=7.0))
+    told = []
+
+    def meanwhile(done, total):
+        with pytest.raises(UserError, match="another process works in") as error:
+            generate_pictures(other, PROMPTS, tmp_path, **ASK)
+        told.append(error)
+
+    generate_pictures(model, PROMPTS[:2], tmp_path, **ASK, progress=meanwhile)
+    assert told and {row["guidance"] for row in _rows(tmp_path)} == {2.0}
+
+
+@pytest.mark.parametrize("change", [{"prediction_type": "v_prediction"}, {"beta_end": 0.02}], ids=str)
+def test_a_scheduler_that_was_mended_is_another_model(tmp_path, change):
+    place = tiny_folder("sd15", tmp_path / "tiny")
+    generate_pictures(open_model(place, num_steps=2), PROMPTS[:1], tmp_path / "pictures")
+    generate_pictures(open_model(place, num_steps=2), PROMPTS[:1], tmp_path / "pictures")
+    config = place / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    with pytest.raises(UserError, match=r"drawn otherwise \(other process\)"):
+        generate_pictures(open_model(place, num_steps=2), PROMPTS[:1], tmp_path / "pictures")
+
+
+def test_a_prompt_in_another_encoding_is_told_as_such(model, tmp_path):
+    with pytest.raises(UserError, match="prompt 2 is no text in UTF-8"):
+        generate_pictures(model, ["a cat", b"caf\xe9".decode(errors="surrogateescape")], tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def _rows(folder):
+    return [json.loads(line) for line in (folder / "metadata.jsonl").read_text("utf-8").splitlines()]

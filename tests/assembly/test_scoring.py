@@ -124,3 +124,16 @@ def test_scorers_are_found_by_name():
     with pytest.raises(UserError, match="its arguments are weights, base and revision"):
         resolve.feedback(Part(path="scorer:sharpness", kwargs={"size": 3}), name="sharp")
     assert open_scorer("sharpness").needs == frozenset()
+
+
+def test_what_another_call_scored_is_not_lost(folder):
+    def meanwhile(name, done, total):
+        with pytest.raises(UserError, match="another process works in"):
+            score_folder(folder, {"sharp": Sharpness()})
+
+    score_folder(folder, {"light": as_feedback(brightness)}, progress=meanwhile)
+    score_folder(folder, {"sharp": Sharpness()})
+    assert all(row["scores"].keys() == {"light", "sharp"} for row in rows_of(folder))
+    with pytest.raises(UserError, match="there is no folder"):
+        score_folder(folder / "nothing", {"sharp": Sharpness()})
+    assert not (folder / "nothing").exists()

@@ -47,6 +47,26 @@ def test_numbers_are_those_of_the_metrics():
     assert found.pictures == (60, 80) and not found.left_out
 
 
+def test_only_equal_noise_is_paired(tmp_path):
+    """Noise depends on the number of the prompt: the same prompts in another order are no pairs."""
+    x = np.random.default_rng(3).normal(size=(3, 4))
+
+    def folder(name, numbers):
+        pictures = []
+        for prompt, index in zip("abc", numbers, strict=True):
+            path = tmp_path / f"{name}-{prompt}.png"
+            Image.new("RGB", (8, 8), (40 * ord(prompt) % 256, 0, 0)).save(path)
+            pictures.append(Picture(path, prompt, 0, index))
+        return FolderFeatures(tuple(pictures), x, np.full(3, 0.2))
+
+    def drift(*sides):
+        return {name for name in measure_distances(*sides, name="toy").numbers if name.startswith("drift")}
+
+    assert drift(folder("ours", (0, 1, 2)), folder("base", (0, 1, 2)))
+    assert not drift(folder("ours", (0, 1, 2)), folder("base", (2, 0, 1)))
+    assert drift(folder("ours", (None,) * 3), folder("base", (2, 0, 1)))  # nobody knows; as before
+
+
 def test_too_few_pictures_leave_out_what_would_mean_nothing():
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(5, 16)), rng.normal(size=(5, 16))

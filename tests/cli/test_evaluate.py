@@ -47,6 +47,13 @@ def test_a_suite_is_scored_by_category_and_three_models_are_ranked(workspace, un
     assert unifl("report", "out").exit_code == 0
     page = (workspace / "out/report.html").read_text()
     assert "sharpness, Animals" in page
+    pair = ("compare", "a@1", "b@2", "--scores", "out")
+    without = unifl(*pair)
+    assert (
+        without.exit_code == 2
+        and "a@1 has no overall; choose what decides by --metric: sharp" in without.stderr
+    )
+    assert unifl(*pair, "--metric", "sharpness").exit_code == 0
 
 
 def test_one_prompt_alone_is_told_to_have_no_interval(workspace, unifl):

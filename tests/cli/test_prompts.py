@@ -132,7 +132,7 @@ def test_half_a_character_is_found_before_long_work(unifl, prompts):
         file.write('{"prompt": "a red circle"}\n{"prompt": "a \\ud83d cat"}\n')
     result = unifl("prompts", "select", "half.jsonl", "few.jsonl", "--encoder", "world:pipeline")
     assert result.exit_code == 2
-    assert "prompt 2 of half.jsonl has half of a character" in result.stderr
+    assert "line 2 of half.jsonl is no text in UTF-8, as it has half of a character" in result.stderr
 
 
 def test_ctrl_c_says_how_to_go_on(unifl, prompts, monkeypatch):

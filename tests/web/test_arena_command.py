@@ -211,7 +211,7 @@ def test_serving_prints_links_once(start, tmp_path):
     process.send_signal(signal.SIGINT)
     assert "stopped; every vote is in arena" in process.communicate(timeout=20)[0]
     _, printed = start("--annotator", "ann")
-    assert "http" not in printed.partition("The arena is at")[0] and "ann has a link already" in printed
+    assert "http" not in printed.partition("The arena is at")[0] and "ann is known here already" in printed
     port = re.search(r":(\d+);", printed)[1]
     assert httpx.get(re.sub(r":\d+/", f":{port}/", links["ann"])).status_code == 200
 

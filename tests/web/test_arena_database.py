@@ -59,6 +59,32 @@ def test_a_full_disk_ends_in_one_line_and_leaves_the_folder_free(tmp_path):
     Arena.create(tmp_path / "arena", found, plan_pairs(found)).close()
 
 
+def test_a_log_that_outlived_its_arena_is_not_replayed_into_the_next(tmp_path):
+    found = candidates()
+    code = (
+        "import os, signal, sys\n"
+        "from unifl.web.arena import Arena, Candidate, plan_pairs\n"
+        "found = [Candidate(prompt='old', file=f'{n}.png', model=str(n), seed=0) for n in range(3)]\n"
+        "arena = Arena.create(sys.argv[1], found, plan_pairs(found))\n"
+        "arena.add_annotator('ann')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    folder = tmp_path / "arena"
+    assert subprocess.run([sys.executable, "-c", code, str(folder)]).returncode == -signal.SIGKILL
+    assert (folder / "arena.sqlite-wal").stat().st_size > 0
+    (folder / "arena.sqlite").unlink()
+    arena = Arena.create(folder, found, plan_pairs(found))
+    assert arena.rows("SELECT COUNT(*) FROM annotators") == [(0,)]
+    assert arena.rows("SELECT COUNT(*) FROM pictures") == [(len(found),)]
+    assert arena.rows("PRAGMA integrity_check") == [("ok",)]
+    with pytest.raises(UserError, match="holds an arena already"):
+        Arena.create(folder, found, plan_pairs(found))
+    (folder / "arena.sqlite").unlink()
+    with pytest.raises(UserError, match="another process has the arena"):
+        Arena.create(folder, found, plan_pairs(found))
+    arena.close()
+
+
 def join(arena, name):
     return arena.annotator(arena.add_annotator(name))
 

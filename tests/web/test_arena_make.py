@@ -218,6 +218,7 @@ DRAWN = ("--model", "one=world:pipeline", "--model", "two=world:pipeline", "--pr
         ((*DRAWN, "--gold", "broken.jsonl"), "cannot read the image"),
         ((*DRAWN, "--pictures", "nothing"), "nothing has no metadata.jsonl"),
         ((*DRAWN, "--pictures", "cut"), "1 of 3 pictures cannot be shown"),
+        ((*DRAWN, "--pictures", "large"), "has the seed 9223372036854775808; arenas keep"),
         ((*DRAWN, "--overlap", "0"), "a pair needs 1 annotator or more"),
         ((*DRAWN, "--model", "one=world:pipeline"), "are both called 'one'; give them names"),
         (
@@ -244,6 +245,9 @@ def test_mistakes_are_told_before_anything_is_drawn_or_copied(folder, arguments,
     row = {"prompt": "a cat", "chosen": "cut.png", "rejected": "before/00000_0.png"}
     (folder / "broken.jsonl").write_text(json.dumps(row) + "\n")
     (draw(folder / "cut", "better", PROMPTS) / "00001_0.png").write_bytes(b"no picture")
+    draw(folder / "large", "better", PROMPTS)
+    rows = (folder / "large/metadata.jsonl").read_text()
+    (folder / "large/metadata.jsonl").write_text(rows.replace('"seed": 0', f'"seed": {2**63}'))
     code, said = command("make", "arena", *arguments)
     assert code == 2 and message in said and said.count("error:") == 1, said
     assert not (folder / "arena").exists()
@@ -269,6 +273,26 @@ def test_what_was_drawn_is_taken_again_only_where_the_same_is_asked(tmp_path, mo
     Path("tiny1").rename("tiny0")  # trained further, say
     others.append(ask("tiny0", "a cat"))
     assert len({first[0], *(found[0] for found in others)}) == 7
+
+
+def test_a_wrong_model_is_told_before_another_one_draws(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_folder("sd15", tmp_path / "tiny")
+    Path("prompts.txt").write_text("a cat")
+    told = []
+    with pytest.raises(UserError, match=r"no folder tinny here.*did you mean tiny\?"):
+        drawing.draw_models(
+            ["a=tiny", "b=tinny"], Path("prompts.txt"), tmp_path / "drawn", count=1, seed=0, num_steps=1,
+            progress=lambda *done: told.append(done),
+        )  # fmt: skip
+    assert not told
+
+
+def test_a_path_may_have_an_equals_sign(folder):
+    (folder / "lr=0.1").mkdir()
+    (folder / "after").rename(folder / "lr=0.1/after")
+    found = named_folders(["lr=0.1/after", "old=before"])
+    assert {one.model for one in found} == {"good", "old"}
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,12 @@ def draw_models(
     if prompts is None:
         raise UserError("models need prompts to draw; name a file of them by --prompts")
     texts, found = load_prompts(prompts), []
-    for label, model in _named(models).items():
+    named = _named(models)
+    for model in [*named.values()][
+        1:
+    ]:  # what is wrong with the last is told before the first has drawn for hours
+        open_model(model, num_steps=num_steps)
+    for label, model in named.items():
         opened = open_model(model, num_steps=num_steps)
         drawing = Drawing(model=opened, prompts=texts, seed=seed, count=count)
         found.append(f"{label}={_draw_apart(drawing, folder, partial(progress, label))}")
@@ -61,7 +66,9 @@ def _named(models: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in models:
         name, equals, model = text.partition("=")
-        label, model = (name, model) if equals else (locate_model(text).name, text)
+        label, model = (
+            (name, model) if equals and not Path(text).exists() else (locate_model(text).name, text)
+        )
         if label in found:
             raise UserError(
                 f"{found[label]} and {model} are both called {label!r}; give them names, as in --model before=MODEL"

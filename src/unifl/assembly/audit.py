@@ -20,7 +20,7 @@ from unifl.assembly import sources
 from unifl.assembly.audit_candidates import Candidate, candidates, open_start, run_recipe_of
 from unifl.assembly.audit_judges import Scorers, in_world, scorers_of
 from unifl.assembly.device import chosen_device
-from unifl.assembly.evaluate import weights_sha256
+from unifl.assembly.model_hash import process_sha256, weights_sha256
 from unifl.assembly.open_model import open_model
 from unifl.assembly.part import Part
 from unifl.assembly.recipe import Recipe
@@ -211,7 +211,7 @@ class _Audit:
         said = {
             "format": _FORMAT,
             "weights": weights,
-            "start": [self.start_sha256, model.resolution],
+            "start": [self.start_sha256, process_sha256(self.start), model.resolution],
             "precision": [model.dtype, self.recipe.training.mixed_precision],
             "scorers": self.scorers.fingerprints,
             "sampling": configs.plain(self.recipe.sampling),

@@ -168,18 +168,16 @@ def _diversity(features: Float[np.ndarray, "n d"], units: Int[np.ndarray, " n"])
 def _drift(ours: FolderFeatures, base: FolderFeatures) -> tuple[dict[str, Interval], dict[str, str]]:
     """How far pictures of equal prompts and noise are apart, and what of it is left out and why.
 
-    Nothing where they are not paired.
+    Nothing where they are not paired. Where both sides say the number of each prompt, on which noise depends,
+    it counts.
     """
-    places = {
-        (one.prompt, one.seed): at
-        for at, one in enumerate(base.pictures)
-        if None not in (one.prompt, one.seed)
-    }
-    pairs = [
-        (at, places[one.prompt, one.seed])
-        for at, one in enumerate(ours.pictures)
-        if (one.prompt, one.seed) in places
-    ]
+    numbered = all(one.index is not None for one in (*ours.pictures, *base.pictures))
+
+    def key(one: Picture) -> tuple[str | None, int | None, int | None]:
+        return one.prompt, one.seed, one.index if numbered else None
+
+    places = {key(one): at for at, one in enumerate(base.pictures) if None not in (one.prompt, one.seed)}
+    pairs = [(at, places[key(one)]) for at, one in enumerate(ours.pictures) if key(one) in places]
     if len(pairs) != len(ours.pictures) or len(places) != len(base.pictures):
         return {}, {}
     mine, theirs = (np.array(side) for side in zip(*pairs, strict=True))

@@ -14,16 +14,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unifl import config as configs
-from unifl.assembly.evaluate import weights_sha256
+from unifl.assembly.model_hash import process_sha256, weights_sha256
 from unifl.assembly.open_model import Opened
 from unifl.data.store import METADATA, SETTINGS
+from unifl.data.suites import require_text
 from unifl.disk import write_atomically
 from unifl.errors import UserError
 from unifl.metrics.result import prompts_sha256
 from unifl.models.user import UserRoles
 
 GRID = "grid.png"
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class Drawing:
         user: For whom, with a model that has a user adapter: id and embedding. None draws for somebody unknown.
 
     Raises:
-        UserError: No prompts, a count below 1, or a user for a model that has no user adapter.
+        UserError: No prompts or one that is no text, a count below 1, or a user for a model that has no user adapter.
     """
 
     model: Opened
@@ -50,6 +51,8 @@ class Drawing:
     def __post_init__(self) -> None:
         if self.count < 1 or not self.prompts:
             raise UserError("nothing to draw; give at least one prompt and a count of at least 1")
+        for number, prompt in enumerate(self.prompts, start=1):
+            require_text(prompt, f"prompt {number}")
         if self.user is not None and not isinstance(self.model.generator.roles, UserRoles):
             raise UserError(
                 f"{self.model.name} has no user adapter, so it draws for nobody in particular; name no user"
@@ -71,6 +74,7 @@ class Drawing:
             "format": _FORMAT,
             "model": self.model.name,
             "weights_sha256": weights_sha256(generator),
+            "process_sha256": process_sha256(generator),
             "precision": [*types, generator.mixed_precision],
             "resolution": generator.image_size,
             **configs.plain(self.model.sampling),

@@ -91,7 +91,7 @@ class DrawnPictures:
 
 
 def _pictures(folder: Path, number: int) -> tuple[Path, ...]:
-    found = [file for file in (folder / "samples").glob("*.png") if file.stem.isdigit()]
+    found = [file for file in (folder / "samples").glob("*.png") if file.stem.isdecimal()]
     if len(found) < number:
         raise UserError(
             f"{folder / 'samples'} has {len(found)} pictures (0000.png, ...), and {number} are wanted; set --seeds"

@@ -5,7 +5,6 @@ The judge is an argument. Nothing here knows where the one for final figures is.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -21,8 +20,9 @@ from unifl.assembly.distances import Distances
 from unifl.assembly.drawn import DrawnPictures
 from unifl.assembly.fingerprint import fingerprint
 from unifl.assembly.model_distances import Reference, model_distances
+from unifl.assembly.model_hash import process_sha256, weights_sha256
 from unifl.assembly.recipe import SamplingConfig
-from unifl.disk import require_writable
+from unifl.disk import claimed, require_writable
 from unifl.errors import UserError
 from unifl.evaluation import (
     Judge,
@@ -47,13 +47,11 @@ from unifl.metrics.result import (
     read_existing,
     update_result,
 )
-from unifl.models import Generator, merged_pipeline
-from unifl.models.roles import START_ROLES
-from unifl.models.user import UserRoles
-from unifl.models.user_files import base_state, user_state
+from unifl.models import Generator
 from unifl.sampling import sample
 
 SAMPLER = "ddim"
+_SCORES = "scores"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +73,13 @@ class Candidate:
     @property
     def settings(self) -> dict[str, Any]:
         """What pictures depend on beside what `entry` says."""
+        how = self.sampling
         return {
-            "negative_prompt": self.sampling.negative_prompt,
+            "negative_prompt": how.negative_prompt,
+            "consistency": None if how.consistency is None else asdict(how.consistency),
             "mixed_precision": self.generator.mixed_precision,
+            "image_size": list(self.generator.image_size),
+            "process_sha256": process_sha256(self.generator),
         }
 
     def entry(self, prompts: Sequence[str], seeds: Sequence[int]) -> ModelEntry:
@@ -178,7 +180,8 @@ def evaluate_models(
 
     Raises:
         UserError: No models or prompts; a pair with an id that is not among the models; a metric that the judge
-            does not give; a folder that cannot be written to, or in which `result.json` or scores cannot be read.
+            does not give; a folder that cannot be written to, that another evaluation works in, or in which
+            `result.json` or scores cannot be read.
     """
     _check(models, pairs)
     folder = Path(folder)
@@ -196,31 +199,36 @@ def evaluate_models(
         keep_features=keep_features or reference is not None,
     )
     entries, found = dict[str, ModelEntry](), dict[str, ModelResult]()
-    for name, candidate in models.items():
-        entry = candidate.entry(prompts, seeds)
-        origin = ask.origin(entry, candidate)
-        result = _known(folder, name, origin, ask.keep_features) if reuse else None
-        if result is None:
-            tell = partial(progress, name) if progress is not None else None
-            parts = Parts(folder / "parts" / encode_id(name), origin, keep=reuse)
-            result = replace(ask.measure(candidate, prompts, judge, num_pictures, parts, tell), origin=origin)
-            _keep(folder, name, result, seed=seeds[0])
-            parts.clear()
-        if pairs:  # a metric that is not there is noticed before the next model is drawn
-            result.scores.per_prompt(metric)
-        metrics = {key: Metric.of(interval) for key, interval in result.metrics.items()}
-        entries[name], found[name] = replace(entry, metrics=metrics), result
-    comparisons = compare_models(found, pairs, judge=judge_name, metric=metric)
-    ranks, unranked = _ranked(found, metric)
-    rows = [] if ranks is None else _rank_rows(ranks, judge_name, metric)
-    paired = [name for name, one in models.items() if isinstance(one, Candidate)]
-    distances = {} if reference is None else model_distances(found, reference, paired=paired)
-    for name, one in distances.items():
-        entries[name].metrics.update((key, Metric.of(interval)) for key, interval in one.numbers.items())
-    merged = update_result(
-        folder / "result.json", Result(models=entries, comparisons=comparisons, ranks=rows)
-    )
-    return Evaluation(merged, found, comparisons, ranks, unranked, distances)
+    with claimed(
+        folder / _SCORES
+    ):  # two calls would take each other's batches, and each write its own result.json
+        for name, candidate in models.items():
+            entry = candidate.entry(prompts, seeds)
+            origin = ask.origin(entry, candidate)
+            result = _known(folder, name, origin, ask.keep_features) if reuse else None
+            if result is None:
+                tell = partial(progress, name) if progress is not None else None
+                parts = Parts(folder / "parts" / encode_id(name), origin, keep=reuse)
+                result = replace(
+                    ask.measure(candidate, prompts, judge, num_pictures, parts, tell), origin=origin
+                )
+                _keep(folder, name, result, seed=seeds[0])
+                parts.clear()
+            if pairs:  # a metric that is not there is noticed before the next model is drawn
+                result.scores.per_prompt(metric)
+            metrics = {key: Metric.of(interval) for key, interval in result.metrics.items()}
+            entries[name], found[name] = replace(entry, metrics=metrics), result
+        comparisons = compare_models(found, pairs, judge=judge_name, metric=metric)
+        ranks, unranked = _ranked(found, metric)
+        rows = [] if ranks is None else _rank_rows(ranks, judge_name, metric)
+        paired = [name for name, one in models.items() if isinstance(one, Candidate)]
+        distances = {} if reference is None else model_distances(found, reference, paired=paired)
+        for name, one in distances.items():
+            entries[name].metrics.update((key, Metric.of(interval)) for key, interval in one.numbers.items())
+        merged = update_result(
+            folder / "result.json", Result(models=entries, comparisons=comparisons, ranks=rows)
+        )
+        return Evaluation(merged, found, comparisons, ranks, unranked, distances)
 
 
 def _ranked(found: Mapping[str, ModelResult], metric: str) -> tuple[Ranking | None, str]:
@@ -297,30 +305,6 @@ class _Request:
         )
 
 
-def weights_sha256(generator: Generator, role: str = "student") -> str:
-    """A hash of the weights that draw as a role does, adapters folded in.
-
-    The same model gives the same hash however it was loaded: complete, or as LoRA on its base. A user adapter, which
-    cannot be folded in, is a network beside the others.
-    """
-    digest = hashlib.sha256()
-    for name, state in sorted(_networks(generator, role).items()):
-        for key, tensor in sorted(state.items()):
-            digest.update(f"{name}.{key} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _networks(generator: Generator, role: str) -> dict[str, dict[str, Tensor]]:
-    """Weights by network and name."""
-    names = generator.modules()
-    if not isinstance(generator.roles, UserRoles):
-        pipeline = merged_pipeline(generator, role=role)
-        return {name: getattr(pipeline, name).state_dict() for name in names}
-    found = {name: base_state(generator, name) for name in names}
-    return found if role in START_ROLES else {**found, "user adapter": user_state(generator, role)}
-
-
 def _known(folder: Path, name: str, origin: Origin, keep_features: bool) -> ModelResult | None:
     """Scores of an earlier call, if everything that they depend on is as it was, and features are there if wanted."""
     path = _scores_file(folder, name)
@@ -338,7 +322,7 @@ def _keep(folder: Path, name: str, result: ModelResult, *, seed: int) -> None:
 
 
 def _scores_file(folder: Path, name: str) -> Path:
-    return folder / "scores" / f"{encode_id(name)}.npz"
+    return folder / _SCORES / f"{encode_id(name)}.npz"
 
 
 def _check(models: Mapping[str, Candidate | DrawnPictures], pairs: Sequence[tuple[str, str]]) -> None:

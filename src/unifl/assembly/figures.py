@@ -120,14 +120,13 @@ def measure(
             "one prompt says nothing of others: intervals over prompts take two or more, and these have no width"
         )
     judge: Judge
-    reference = None
     if readings.asked:
         judge = readings.open(suite, device=chosen_device(request.device))
         metric = metric or judge.names[0]
-        reference = _reference(request, judge, len(prompts), folder, progress)
     else:
         judge = resolve.judge(request.judge, gold=gold)
     models = _candidates(specs, request, prompts)
+    reference = _reference(request, judge, len(prompts), folder, progress)
     ids = list(models)
     pairs = [(other, ids[0]) if against_first else (ids[0], other) for other in ids[1:]]
     number = len(prompts) * request.seeds
@@ -153,12 +152,15 @@ def measure(
 
 def _reference(
     request: Request,
-    readings: Readings,
+    readings: Judge,
     num_prompts: int,
     folder: Path,
     progress: Callable[[str, int, int], None] | None,
 ) -> Reference | None:
-    if request.reference is None or not isinstance(readings.extract, PictureFeatures):
+    """Its pictures are read, which may take minutes: only after all that may be wrong with models was found."""
+    if request.reference is None or not isinstance(readings, Readings):
+        return None
+    if not isinstance(readings.extract, PictureFeatures):
         return None
     if num_prompts * request.seeds < 2:
         raise UserError("distances are of sets of pictures; ask for two prompts or seeds, or more")

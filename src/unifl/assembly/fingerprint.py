@@ -15,6 +15,7 @@ from unifl.assembly.objects import is_dotted
 from unifl.assembly.part import Part, as_part
 from unifl.assembly.resolve import SCORER, networks_of
 from unifl.disk import content_sha256
+from unifl.evaluation.dpg import QuestionGraph
 from unifl.feedback.scorers import SCORERS
 
 
@@ -25,7 +26,8 @@ def fingerprint(thing: Any, asked: str | Part) -> str:
     of a scorer that people use, which one it is; of something of the user's own, the file in which it is written, its
     arguments, and the files that those name; of a combination, how it is made and the names and arguments of its
     parts. What such a file imports or reads from elsewhere is not seen. Where a thing has a text `fingerprint`, as
-    those have whose weights lie in another process or on another machine, it is believed.
+    those have whose weights lie in another process or on another machine, it is believed. Of a list of questions those
+    count, and who answers them.
 
     Weights are read from the networks and not from files: whatever was loaded is what counts, wherever it came from.
 
@@ -36,6 +38,9 @@ def fingerprint(thing: Any, asked: str | Part) -> str:
     said = getattr(thing, "fingerprint", None)
     if isinstance(said, str):
         return said
+    if isinstance(thing, QuestionGraph):
+        asks = f"{fingerprint(thing.answers, asked)} {thing.questions!r}"
+        return hashlib.sha256(asks.encode()).hexdigest()[:32]
     part = as_part(asked)
     found = hashlib.sha256()
     kind = type(thing)

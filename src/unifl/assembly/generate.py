@@ -18,7 +18,7 @@ from torch import Tensor
 from unifl.assembly.drawing import GRID, Drawing
 from unifl.assembly.open_model import Opened
 from unifl.data.store import METADATA, SETTINGS
-from unifl.disk import require_free_space, require_writable, write_atomically
+from unifl.disk import claimed, require_free_space, require_writable, write_atomically
 from unifl.errors import UserError
 from unifl.evaluation.grid import picture_grid, to_pil
 from unifl.sampling import sample
@@ -62,7 +62,8 @@ def generate_pictures(
 
     Raises:
         UserError: No prompts, a count or batch size below 1, a user for a model that has no user adapter; a folder
-            that cannot be written, holds other pictures, or is on a disk without room for these.
+            that cannot be written, that another call draws into, that holds other pictures, or is on a disk without
+            room for these.
     """
     drawing = Drawing(model=model, prompts=prompts, seed=seed, count=count, user=user)
     return draw(drawing, Path(folder), batch_size=batch_size, progress=progress)
@@ -75,6 +76,11 @@ def draw(
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be at least 1")
     require_writable(folder / METADATA)
+    with claimed(folder):
+        return _draw_missing(drawing, folder, batch_size, progress)
+
+
+def _draw_missing(drawing: Drawing, folder: Path, batch_size: int, progress: Progress | None) -> list[Path]:
     drawing.check(folder)
     rows = drawing.rows
     paths = [folder / str(row["file_name"]) for row in rows]

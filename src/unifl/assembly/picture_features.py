@@ -26,11 +26,19 @@ CUT = 0.5
 
 @dataclass(frozen=True)
 class Picture:
-    """A file, with what its `metadata.jsonl` says of it, if there is one."""
+    """A file, with what its `metadata.jsonl` says of it, if there is one.
+
+    Attributes:
+        path: Of the file.
+        prompt: What it was drawn for.
+        seed: Of its noise, which depends on `index` too.
+        index: Number of its prompt among those that were drawn.
+    """
 
     path: Path
     prompt: str | None = None
     seed: int | None = None
+    index: int | None = None
 
 
 @dataclass(frozen=True)
@@ -128,13 +136,14 @@ def folder_features(
 
 
 def _row(row: dict, folder: Path, place: str) -> Picture:
-    name, prompt, seed = row.get("file_name"), row.get("prompt"), row.get("seed")
+    name, prompt = row.get("file_name"), row.get("prompt")
     if not isinstance(name, str):
         raise UserError(f"{place} has no file_name; write one, or remove the row")
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{place} names {name}, which lies outside {folder}; keep pictures in their folder")
-    return Picture(path, prompt if isinstance(prompt, str) else None, seed if isinstance(seed, int) else None)
+    seed, index = (value if isinstance(value, int) else None for value in (row.get("seed"), row.get("index")))
+    return Picture(path, prompt if isinstance(prompt, str) else None, seed, index)
 
 
 def _fingerprint(pictures: Sequence[Picture], extractor: PictureFeatures) -> str:

@@ -184,11 +184,6 @@ def _check_prompts(prompts: Sequence[str], request: SelectionRequest) -> None:
                 f"prompt {number} of {request.source} has a line break, which a .txt file cannot hold; "
                 f"write {request.output.with_suffix('.jsonl').name}"
             )
-        if re.search(r"[\ud800-\udfff]", prompt):
-            raise UserError(
-                f"prompt {number} of {request.source} has half of a character (a lone surrogate, as in "
-                '"\\ud83d"); mend or delete it'
-            )
 
 
 def _cached_encoder(

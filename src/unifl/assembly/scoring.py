@@ -13,7 +13,7 @@ import torch
 from unifl.data.pictures import check_picture, read_picture, to_tensor
 from unifl.data.store import METADATA
 from unifl.data.text_files import json_rows, read_text
-from unifl.disk import require_writable, write_atomically
+from unifl.disk import claimed, require_writable, write_atomically
 from unifl.errors import UserError
 from unifl.feedback import Feedback
 from unifl.feedback.black_box import require_scores
@@ -50,18 +50,31 @@ def score_folder(
         The mean of each score over prompts, with its interval.
 
     Raises:
-        UserError: No such folder or rows, a row that names no picture or prompt, a picture that cannot be read, or a
-            scorer on latents.
+        UserError: No such folder or rows, another call that works there, a row that names no picture or prompt, a
+            picture that cannot be read, or a scorer on latents.
         FeedbackFailed: A scorer that gives something else than a finite number per picture.
     """
     path = Path(folder) / METADATA
-    rows = _rows(path)
-    require_writable(path)
     for name, scorer in scorers.items():
         if scorer.space != "pixel":
             raise UserError(
                 f"{name} reads {scorer.space}s, and these are pictures; choose a scorer on pixels"
             )
+    _rows(path)
+    require_writable(path)
+    with claimed(path.parent):  # the file is written whole: what another call scored meanwhile would be lost
+        return _scored(path, scorers, batch_size, again, device, progress)
+
+
+def _scored(
+    path: Path,
+    scorers: Mapping[str, Feedback],
+    batch_size: int,
+    again: bool,
+    device: torch.device | str,
+    progress: Callable[[str, int, int], None] | None,
+) -> dict[str, Interval]:
+    rows = _rows(path)
     sizes = [check_picture(path.parent / row["file_name"]) for row in rows]
     for name, scorer in scorers.items():
         todo = [at for at, row in enumerate(rows) if again or name not in row["scores"]]

@@ -94,7 +94,7 @@ def _links(opened: Arena, annotators: Sequence[str], url: str, new_admin_link: b
         say("These links are shown once; keep them. Whoever has one needs no account.")
     for name in wanted:
         if name in there:
-            say(f"{name} has a link already; the admin page makes another")
+            say(f"{name} is known here already; the admin page makes another link")
     say(f"The arena is at {url}; stop it by Ctrl-C, and go on by the same command.")
 
 

@@ -54,7 +54,7 @@ SpacingName = Annotated[
     typer.Option("--spacing", help="Timesteps, for all models; by default what each was made for."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-BatchSize = Annotated[int, typer.Option(help="Pictures at once.")]
+BatchSize = Annotated[int, typer.Option(help="Pictures at once.", min=1)]
 Reuse = Annotated[
     bool,
     typer.Option(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
@@ -40,7 +41,8 @@ def compare_stored(a: str, b: str, folder: Path, metric: str) -> Comparison:
     """Compare two models by the scores that an evaluation has left in a folder.
 
     Raises:
-        UserError: No such folder, no scores of one of them, or other prompts, seeds or judges stand behind them.
+        UserError: No such folder, no scores of one of them or none of the metric, or other prompts, seeds or judges
+            stand behind them.
     """
     if not folder.is_dir():
         raise UserError(
@@ -51,9 +53,17 @@ def compare_stored(a: str, b: str, folder: Path, metric: str) -> Comparison:
         if name not in there:
             raise UserError(f"{folder} has no scores of {name!r}; there are: {', '.join(there) or 'none'}")
     results = {name: ModelResult.load(there[name]) for name in (a, b)}
+    _require_metric(metric, results)
     origin = results[a].origin
     judge = "unknown" if origin is None else origin.judge
     return compare_models(results, [(a, b)], judge=judge, metric=metric)[0]
+
+
+def _require_metric(metric: str, results: Mapping[str, ModelResult]) -> None:
+    for name, result in results.items():
+        found = [key for key, values in result.scores.values.items() if np.isfinite(values).any()]
+        if metric not in found:
+            raise UserError(f"{name} has no {metric}; choose what decides by --metric: {', '.join(found)}")
 
 
 def show_comparisons(rows: Sequence[Comparison]) -> None:

@@ -59,8 +59,8 @@ def numbered_rows(text: str, path: Path) -> list[tuple[int, dict]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"line {number} of {path} is not JSON: {error.msg}") from error
+        except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and deep nesting
+            raise UserError(f"line {number} of {path} is not JSON: {error}") from error
         if not isinstance(row, dict):
             raise UserError(
                 f'line {number} of {path} is not an object; write {{"key": "value"}} on each line'

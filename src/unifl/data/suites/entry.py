@@ -120,7 +120,22 @@ def checked(prompt: object, place: str) -> str:
             f"{place} has a prompt of {len(prompt):,} characters, and at most {MAX_PROMPT:,} are taken; text encoders "
             "read a few hundred, so look whether this is a prompt at all"
         )
+    require_text(prompt, place)
     return prompt.strip()
+
+
+def require_text(prompt: str, place: str) -> None:
+    """Refuse what cannot be written as UTF-8: half of a character, as an argument in another encoding becomes.
+
+    Raises:
+        UserError: It cannot.
+    """
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{place} is no text in UTF-8, as it has half of a character: {prompt[:60]!r}; mend or remove it"
+        ) from error
 
 
 def require_size(path: Path) -> None:

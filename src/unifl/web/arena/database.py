@@ -70,15 +70,7 @@ class Arena:
             raise UserError(
                 f"{self.folder} holds no arena (no {DATABASE}); make one first, or check the path"
             )
-        self._lock = FileLock(self.folder / ".arena.lock")
-        try:
-            if not look_only:
-                self._lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(
-                f"another process has the arena in {self.folder} open; stop it first: two servers on one "
-                "database would give out the same pairs"
-            ) from None
+        self._lock = _locked(self.folder, take=not look_only)
         try:
             self._connection = connected(path)
             self.settings = read_settings(self._connection, path)
@@ -117,13 +109,18 @@ class Arena:
         if not any(pair.gold is None for pair in pairs):
             raise UserError("an arena needs pairs whose answer is not known; there are none")
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".new")
-        unfinished.unlink(missing_ok=True)
+        lock = _locked(path.parent)
         try:
+            unfinished = path.with_suffix(".new")
+            # a log that outlived its arena, as after a kill, would be replayed into this one
+            for rest in (unfinished, *(path.with_name(DATABASE + end) for end in ("-wal", "-shm"))):
+                rest.unlink(missing_ok=True)
             write_new(unfinished, candidates, pairs, settings or ArenaSettings(), votes)
+            unfinished.rename(path)
         except sqlite3.OperationalError as error:
             raise cannot_write(path, error) from error
-        unfinished.rename(path)
+        finally:
+            lock.release()
         return cls(folder)
 
     def close(self) -> None:
@@ -318,6 +315,20 @@ class Arena:
         ).fetchone()
         (done,) = connection.execute(JUDGED, (annotator.id,)).fetchone()
         return Shown(id=number, prompt=prompt, left=left, right=right, done=done, left_over=rest + 1)
+
+
+def _locked(folder: Path, *, take: bool = True) -> FileLock:
+    """The lock of an arena, taken or not."""
+    lock = FileLock(folder / ".arena.lock")
+    try:
+        if take:
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"another process has the arena in {folder} open; stop it first: two servers on one database would give "
+            "out the same pairs"
+        ) from None
+    return lock
 
 
 def _open(connection: sqlite3.Connection, annotator: Annotator) -> int | None:

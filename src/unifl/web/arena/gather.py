@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from unifl.data.pictures import check_picture
+from unifl.data.suites import require_text
 from unifl.data.text_files import json_rows, read_text
 from unifl.disk import require_free_space
 from unifl.errors import UserError
@@ -53,12 +54,14 @@ def _candidate(row: Mapping[str, object], folder: Path, name: str, place: str) -
     if found.suffix.lower() not in _FORMATS:
         raise UserError(f"{place} names {file!r}; browsers show {', '.join(sorted(_FORMATS))} alone")
     seed, model = row.get("seed"), row.get("model")
-    return Candidate(
-        prompt=prompt,
-        file=str(found),
-        model=name or (model if isinstance(model, str) and model else folder.name),
-        seed=seed if isinstance(seed, int) else 0,
-    )
+    seed = seed if isinstance(seed, int) else 0
+    if not -(2**63) <= seed < 2**63:
+        raise UserError(
+            f"{place} has the seed {seed}; arenas keep 64 bits with a sign, so write another number"
+        )
+    name = name or (model if isinstance(model, str) and model else folder.name)
+    require_text(name, f"the model of {place}")
+    return Candidate(prompt=prompt, file=str(found), model=name, seed=seed)
 
 
 def checked_prompt(prompt: str, place: str) -> str:
@@ -71,10 +74,7 @@ def checked_prompt(prompt: str, place: str) -> str:
         raise UserError(
             f"the prompt of {place} has {len(prompt)} characters; a page shows {LONGEST_PROMPT} at most, shorten it"
         )
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"the prompt of {place} is no text that can be shown: {error.reason}") from error
+    require_text(prompt, f"the prompt of {place}")
     return prompt
 
 

@@ -35,7 +35,8 @@ def named_folders(texts: Sequence[str]) -> list[Candidate]:
     found = []
     for text in texts:
         name, equals, path = text.partition("=")
-        found += read_folder(Path(path), name) if equals else read_folder(Path(text))
+        is_named = equals and not Path(text).exists()  # a path may have the sign, too
+        found += read_folder(Path(path), name) if is_named else read_folder(Path(text))
     return found
 
 
