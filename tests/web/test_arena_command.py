@@ -177,8 +177,11 @@ def start(unifl, tmp_path):
     assert unifl("make", "arena", "--pictures", "before", "--pictures", "after").exit_code == 0
     started = []
 
-    def begin(*arguments, last="The arena is at"):
+    def begin(*arguments, last="The arena is at", ignores=None):
         command = [sys.executable, "-m", "unifl.cli", "arena", "serve", "arena", "--port", "0", *arguments]
+        if ignores is not None:
+            deaf = f"import os, signal; signal.signal({int(ignores)}, signal.SIG_IGN); "
+            command = [sys.executable, "-c", f"{deaf}os.execv({command[0]!r}, {command!r})"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
         started.append(process)
         lines = []
@@ -237,3 +240,10 @@ def test_links_begin_with_the_url_that_is_given(start):
     links = re.findall(r"https://\S+", printed)
     assert len(links) == 3 and all(link.startswith("https://example.org/arena") for link in links)
     assert "/arena//" not in printed
+
+
+def test_a_signal_right_after_the_links_ends_the_server(start):
+    """Also where Ctrl-C is ignored, as in the background of a shell: from the first line on the server handles it."""
+    process, _ = start("--annotator", "ann", ignores=signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    assert "stopped; every vote is in arena" in process.communicate(timeout=20)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Callable
 
@@ -54,7 +55,7 @@ def serve(
         url: What links begin with that the admin page makes; None takes the address under which that page was opened.
         root_path: Path below which a proxy shows the arena, as "/arena".
         proxy: Addresses of proxies whose X-Forwarded headers are believed, with commas between; None believes nobody.
-        ready: Called with the port once the address is taken; requests are answered a moment later.
+        ready: Called with the port once requests are answered, and Ctrl-C and signals end the server as they should.
 
     Raises:
         UserError: An address that cannot be had, or htmx is not installed.
@@ -62,8 +63,20 @@ def serve(
     config = configured(make_app(arena, url=url), root_path=root_path, proxy=proxy)
     allow_files(Connection.most + _FILES)
     with listen(host, port) as listener:
-        ready(listener.getsockname()[1])
-        uvicorn.Server(config).run(sockets=[listener])
+        _Server(config, lambda: ready(listener.getsockname()[1])).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Says when it is there."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen; uvicorn calls it once, after it has taken over signals."""
+        await super().startup(sockets)
+        self._ready()
 
 
 def allow_files(number: int) -> None:
