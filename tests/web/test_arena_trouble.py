@@ -103,14 +103,12 @@ def test_the_admin_page_outlives_the_page_of_a_proxy(make_arena, serving, open_p
     assert page.input_value("input[name=name]") == "ann" and page.is_visible("#export")
     page.click("text=Add annotator")
     assert "/a/" in page.input_value("#link") and page.inner_text("#notice") == ""
-    page.wait_for_selector(
-        "#people:not(.htmx-added):not(.htmx-settling)"
-    )  # before that it is a form without htmx
+    # before that it is a form without htmx
+    page.wait_for_selector("#people:not(.htmx-added):not(.htmx-settling)")
     page.fill("input[name=name]", "ann")
     page.click("text=Add annotator")
-    page.wait_for_selector(
-        "#notice:has-text('there is an annotator')"
-    )  # said again for screen readers, after a blank
+    # said again for screen readers, after a blank
+    page.wait_for_selector("#notice:has-text('there is an annotator')")
     open_page.complaints.clear()
 
 

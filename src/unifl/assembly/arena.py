@@ -50,9 +50,8 @@ def draw_models(
         raise UserError("models need prompts to draw; name a file of them by --prompts")
     texts, found = load_prompts(prompts), []
     named = _named(models)
-    for model in [*named.values()][
-        1:
-    ]:  # what is wrong with the last is told before the first has drawn for hours
+    # what is wrong with the last is told before the first has drawn for hours
+    for model in [*named.values()][1:]:
         open_model(model, num_steps=num_steps)
     for label, model in named.items():
         opened = open_model(model, num_steps=num_steps)

@@ -199,9 +199,8 @@ def evaluate_models(
         keep_features=keep_features or reference is not None,
     )
     entries, found = dict[str, ModelEntry](), dict[str, ModelResult]()
-    with claimed(
-        folder / _SCORES
-    ):  # two calls would take each other's batches, and each write its own result.json
+    # two calls would take each other's batches, and each write its own result.json
+    with claimed(folder / _SCORES):
         for name, candidate in models.items():
             entry = candidate.entry(prompts, seeds)
             origin = ask.origin(entry, candidate)
